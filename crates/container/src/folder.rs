@@ -1,0 +1,194 @@
+//! `netweight.json` (section 6): the files of an archive folder, and the rules for their paths.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{FORMAT, check_format, deflate, inflate};
+use crate::{Digest, Error, FileKind, Result};
+
+/// Name of the folder manifest.
+pub const FOLDER_MANIFEST_NAME: &str = "netweight.json";
+
+/// An index whose original is longer is refused.
+const MAX_INDEX_BYTES: u64 = 100_000_000;
+
+/// One file of the original folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderFile {
+    /// Relative path with "/".
+    pub path: String,
+    /// What it is.
+    pub kind: FileKind,
+    /// Size of the original in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the original.
+    pub sha256: Digest,
+    /// For an index: SHA-256 of the rewritten file, and the original's bytes.
+    pub index: Option<(Digest, Vec<u8>)>,
+}
+
+/// The manifest of an archive folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderManifest {
+    /// Name and version of the program that wrote it.
+    pub writer: String,
+    /// The files, sorted by path.
+    pub files: Vec<FolderFile>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    format: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Json {
+    format: u64,
+    writer: String,
+    files: Vec<JsonFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct JsonFile {
+    path: String,
+    kind: FileKind,
+    bytes: u64,
+    sha256: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    archived_sha256: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    original: Option<String>,
+}
+
+impl FolderManifest {
+    /// The bytes of `netweight.json`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where a path breaks the rules.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        check_paths(self.files.iter().map(|file| file.path.as_str()))
+            .map_err(|what| Error::invalid(what.to_string()))?;
+        let files = self.files.iter().map(JsonFile::from).collect();
+        let json = Json { format: u64::from(FORMAT), writer: self.writer.clone(), files };
+        let mut text = serde_json::to_string_pretty(&json).map_err(|error| Error::invalid(error.to_string()))?;
+        text.truncate(text.len() - "\n}".len());
+        text.push_str(",\n  ");
+        let digest = Digest::of(&[text.as_bytes()]);
+        text.push_str(&tail(digest));
+        Ok(text.into_bytes())
+    }
+
+    /// Checks and takes apart the bytes of `netweight.json`.
+    ///
+    /// # Errors
+    /// `Unsupported` for a newer format; `Corrupt`, among others for a path that could leave the folder.
+    pub fn decode(bytes: &[u8]) -> Result<FolderManifest> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Error::corrupt("netweight.json is not UTF-8"))?;
+        if let Ok(Version { format }) = serde_json::from_str(text) {
+            check_format(format)?;
+        }
+        let digest_start = text.rfind("\"digest\"").ok_or_else(|| Error::corrupt("netweight.json has no digest"))?;
+        if text[digest_start..] != tail(Digest::of(&[&bytes[..digest_start]])) {
+            return Err(Error::corrupt("netweight.json was changed (SHA-256)"));
+        }
+        let json: Json =
+            serde_json::from_str(text).map_err(|error| Error::corrupt(format!("netweight.json: {error}")))?;
+        check_paths(json.files.iter().map(|file| file.path.as_str()))?;
+        let files = json.files.into_iter().map(JsonFile::checked).collect::<Result<Vec<FolderFile>>>()?;
+        Ok(FolderManifest { writer: json.writer, files })
+    }
+}
+
+fn tail(digest: Digest) -> String {
+    format!("\"digest\": \"{digest}\"\n}}\n")
+}
+
+impl From<&FolderFile> for JsonFile {
+    fn from(file: &FolderFile) -> JsonFile {
+        JsonFile {
+            path: file.path.clone(),
+            kind: file.kind,
+            bytes: file.bytes,
+            sha256: file.sha256,
+            archived_sha256: file.index.as_ref().map(|(archived, _)| *archived),
+            original: file.index.as_ref().map(|(_, original)| STANDARD.encode(deflate(original))),
+        }
+    }
+}
+
+impl JsonFile {
+    fn checked(self) -> Result<FolderFile> {
+        let index = match (self.kind, self.archived_sha256, self.original) {
+            (FileKind::Index, Some(archived), Some(original)) => {
+                if self.bytes > MAX_INDEX_BYTES {
+                    return Err(Error::corrupt("an index of more than 100 MB"));
+                }
+                let zlib = STANDARD.decode(original).map_err(|_| Error::corrupt("an index that is not base64"))?;
+                let original = inflate(&zlib, self.bytes)?;
+                if Digest::of(&[&original]) != self.sha256 {
+                    return Err(Error::corrupt("an index that does not match its SHA-256"));
+                }
+                Some((archived, original))
+            }
+            (FileKind::Index, ..) => return Err(Error::corrupt("an index without its original")),
+            _ => None,
+        };
+        Ok(FolderFile { path: self.path, kind: self.kind, bytes: self.bytes, sha256: self.sha256, index })
+    }
+}
+
+fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut before: Option<&str> = None;
+    let mut files = BTreeSet::new();
+    for path in paths {
+        check_relative_path(path)?;
+        if path == FOLDER_MANIFEST_NAME || before.is_some_and(|before| before >= path) {
+            return Err(Error::corrupt("netweight.json: paths are not sorted, or one stands there twice"));
+        }
+        let mut parents = path.match_indices('/').map(|(slash, _)| &path[..slash]);
+        if parents.any(|parent| files.contains(parent)) {
+            return Err(Error::corrupt("netweight.json: one path is both a file and a folder"));
+        }
+        files.insert(path);
+        before = Some(path);
+    }
+    Ok(())
+}
+
+/// Checks that a path from a file stays below the folder it is joined to.
+///
+/// # Errors
+/// `Corrupt`.
+pub fn check_relative_path(path: &str) -> Result<()> {
+    let parts_hold = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    let is_plain = !path.contains(['\\', '\0']) && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if parts_hold && is_plain {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("{path:?} is not a path inside the folder")))
+}
+
+/// `root` joined with a relative path whose folders, where they exist, are folders and no symbolic links.
+///
+/// # Errors
+/// `Corrupt` for a path that leaves the root; `InvalidArgument` for a symbolic link on the way; `Io`.
+pub fn join_without_links(root: &Path, relative: &str) -> Result<PathBuf> {
+    check_relative_path(relative)?;
+    let mut path = root.to_path_buf();
+    for part in relative.split('/') {
+        path.push(part);
+        match std::fs::symlink_metadata(&path) {
+            Ok(about) if about.file_type().is_symlink() => {
+                return Err(Error::invalid("a symbolic link stands where a file is to be written").in_file(&path));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(&path, error)),
+        }
+    }
+    Ok(path)
+}

@@ -1,0 +1,41 @@
+//! Files and folders of checkpoints and archives; nothing here knows what a codec does.
+//!
+//! Goes in: a path. Comes out: a [`Checkpoint`] (which files are there), a [`Header`] (which tensors a
+//! `.safetensors` file holds, checked), a [`Manifest`] and a [`FolderManifest`] (what an archive says about
+//! its original), and files that appear whole or not at all ([`AtomicFile`], [`Staging`]).
+//! Names of sections refer to docs/format.md. Next in the flow: `netweight-pack`.
+//!
+//! ```
+//! use netweight_container::Header;
+//! let json = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}"#;
+//! let mut file = (json.len() as u64).to_le_bytes().to_vec();
+//! file.extend_from_slice(json);
+//! let header = Header::parse(&file, file.len() as u64 + 4)?;
+//! assert_eq!(header.tensors[0].name, "w");
+//! # Ok::<(), netweight_container::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod input;
+mod header;
+mod archive_header;
+mod manifest;
+mod payload;
+mod folder;
+mod atomic;
+mod staging;
+mod digest;
+mod error;
+
+pub use archive_header::{ArchiveHeader, MANIFEST_NAME, METADATA_KEY, OPAQUE_NAME, RESERVED_PREFIX};
+pub use atomic::{AtomicFile, sync_folder};
+pub use checkpoint::{Checkpoint, FileKind, SourceFile};
+pub use digest::Digest;
+pub use error::{Context, Error, ErrorKind, Place, Result};
+pub use folder::{FOLDER_MANIFEST_NAME, FolderFile, FolderManifest, check_relative_path, join_without_links};
+pub use header::{Entry, Header, MAX_HEADER_BYTES};
+pub use input::InputFile;
+pub use manifest::{FORMAT, Manifest, Mode, Original, SameAs, check_format_mark};
+pub use payload::{ALIGNMENT, ChunkRef, check_padding, directory_bytes, encode_directory, n_chunks, padded, read_directory};
+pub use staging::{Staging, foreign_entry};
