@@ -2,6 +2,9 @@
 #![allow(missing_docs)]
 use netweight_tensor::Dtype;
 
+mod bound;
+pub use bound::{Bound, BoundReport};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level { Default, Max }
 
