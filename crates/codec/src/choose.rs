@@ -1,0 +1,206 @@
+//! The chooser: which split a chunk gets, which coder a plane, by estimated size.
+//!
+//! Estimates come from a sample of blocks at pseudo-random places (regular strides would fall in step with
+//! rows); sizes are in bits times 2^16, see `log2.rs`.
+
+use crate::encode::{FieldCoder, Level};
+use crate::kernels::{Kernels, Range};
+use crate::log2::{FRACTION_BITS, entropy};
+use crate::split::Split;
+use crate::{rans8, rans12};
+use netweight_tensor::{Dtype, Layout};
+
+/// Elements in one block of a sample.
+const SAMPLE_BLOCK: usize = 64;
+/// Chunks of no more elements than this are looked at whole.
+const SMALL: usize = 16384;
+/// One in so many blocks is looked at for choosing a split or a byte plane's coder, and for the counts of rans8.
+const SPARSE: usize = 64;
+const DENSE: usize = 8;
+/// Bytes of a rans payload besides its streams and tables.
+const FRAME_BYTES: u64 = 330;
+/// The thorough coder is slower: it has to save one part in so many of a field to be taken at level default.
+const WORTH_SLOWER: u64 = 24;
+
+/// What the sample of a chunk says.
+pub(crate) struct Sample {
+    pub split: Split,
+    level: Level,
+}
+
+impl Sample {
+    pub fn new(dtype: Dtype, level: Level, raw: &[u8]) -> Sample {
+        let split = match dtype.layout() {
+            Layout::Bytes => Split::Bytes,
+            Layout::Float16 { exponent_bits } => {
+                let k = match (exponent_bits, level) {
+                    (5, _) => 7,
+                    (8, Level::Default) => 6,
+                    _ => 4,
+                };
+                if half_is_better(k, dtype.element_bytes(), raw) { Split::Half { k } } else { Split::Bytes }
+            }
+        };
+        Sample { split, level }
+    }
+}
+
+/// Ranges of a sample of one in `one_in` blocks of `n` things; all of them where `n` is small.
+fn blocks(n: usize, one_in: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let one_in = if n <= SMALL { 1 } else { one_in };
+    let mut random = 0x9e37_79b9_u32;
+    (0..n.div_ceil(SAMPLE_BLOCK * one_in)).map(move |idx| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let block = idx * one_in + (random >> 16) as usize % one_in;
+        (block * SAMPLE_BLOCK).min(n)..((block + 1) * SAMPLE_BLOCK).min(n)
+    })
+}
+
+/// Entropy of a sample scaled up to `n` values, at most `bits` a value.
+fn scaled(counts: &[u32], n: usize, bits: u32) -> u64 {
+    let n_counted: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+    let per_value = entropy(counts) / n_counted.max(1);
+    n as u64 * per_value.min(u64::from(bits) << FRACTION_BITS)
+}
+
+/// Compares the two ways of coding the top 16 bits; the other bytes cost the same either way.
+fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
+    let n = raw.len() / element_bytes;
+    let (mut low, mut field) = ([0u32; 256], [0u32; 2048]);
+    let (mut first, mut second) = ([0u32; 256], [0u32; 256]);
+    for block in blocks(n, SPARSE) {
+        for element in raw[block.start * element_bytes..block.end * element_bytes].chunks_exact(element_bytes) {
+            let bytes = [element[element_bytes - 2], element[element_bytes - 1]];
+            let top = u32::from(u16::from_le_bytes(bytes));
+            low[(top >> 15 << k | top & ((1 << k) - 1)) as usize] += 1;
+            field[(top >> k & ((1 << (15 - k)) - 1)) as usize] += 1;
+            first[usize::from(bytes[0])] += 1;
+            second[usize::from(bytes[1])] += 1;
+        }
+    }
+    let frame = |size: u64, raw_bits: u32| (size + (FRAME_BYTES * 8 << FRACTION_BITS)).min((n as u64 * u64::from(raw_bits)) << FRACTION_BITS);
+    let half = frame(scaled(&low, n, k + 1), k + 1) + scaled(&field, n, 15 - k) + (FRAME_BYTES * 8 << FRACTION_BITS);
+    let bytes = frame(scaled(&first, n, 8), 8) + frame(scaled(&second, n, 8), 8);
+    half <= bytes
+}
+
+/// The rans12 model for a plane of at most 8 bits that is not constant, or `None` where raw is smaller.
+pub(crate) fn model_for_bytes(values: &[u8], bits: u32) -> Option<rans12::Model> {
+    let mut counts = [0u32; 256];
+    blocks(values.len(), SPARSE).for_each(|block| values[block].iter().for_each(|&value| counts[usize::from(value)] += 1));
+    let raw_size = (values.len() as u64 * u64::from(bits)) << FRACTION_BITS;
+    // A sample of a flat plane seems a little less than flat: half a symbol's worth of bits for each of 2^bits.
+    let seen: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+    let flattered = (values.len() as u64 * (1u64 << bits) << FRACTION_BITS) * 3 / (4 * seen.max(1));
+    if scaled(&counts, values.len(), bits) + flattered + (FRAME_BYTES * 8 << FRACTION_BITS) >= raw_size {
+        return None;
+    }
+    let counts = count_bytes(values);
+    let model = rans12::Model::for_bytes(&counts)?;
+    let n_present = model.freq.iter().filter(|&&freq| freq > 0).count() as u64;
+    let size = model.cost(&counts) + ((FRAME_BYTES + n_present) * 8 << FRACTION_BITS);
+    (size < raw_size).then_some(model)
+}
+
+/// How often each byte occurs; four tables, so that equal neighbours do not wait for each other.
+fn count_bytes(values: &[u8]) -> [u32; 256] {
+    let mut tables = [[0u32; 256]; 4];
+    let (fours, rest) = values.as_chunks::<4>();
+    for four in fours {
+        for (table, &value) in tables.iter_mut().zip(four) {
+            table[usize::from(value)] += 1;
+        }
+    }
+    rest.iter().for_each(|&value| tables[0][usize::from(value)] += 1);
+    std::array::from_fn(|value| tables.iter().map(|table| table[value]).sum())
+}
+
+/// Settles the coder of a field.
+pub(crate) fn field_coder(sample: &Sample, k: u32, element_bytes: usize, raw: &[u8], kernels: &Kernels) -> FieldCoder {
+    let n_values = 1usize << (15 - k);
+    if k == 6 {
+        let counts = count_fields(k, element_bytes, raw, DENSE, n_values, kernels);
+        let model = rans8::Model::from_counts(&counts);
+        let (fast, thorough) = (rans8::estimate(&model, &counts), entropy(&counts));
+        let is_single = counts.iter().filter(|&&count| count > 0).count() == 1;
+        if !is_single && (sample.level == Level::Default && fast <= thorough + thorough / WORTH_SLOWER) {
+            return FieldCoder::Rans8(model);
+        }
+    }
+    let counts = count_fields(k, element_bytes, raw, 1, n_values, kernels);
+    if let Some(value) = counts.iter().position(|&count| count as usize == raw.len() / element_bytes) {
+        return FieldCoder::Constant(value as u16);
+    }
+    let model = match <&[u32; 256]>::try_from(counts.as_slice()) {
+        Ok(counts) => rans12::Model::for_bytes(counts),
+        Err(_) => rans12::Model::for_window(&counts),
+    };
+    // Without a rans12 model (one window value, everything else far away) rans8 can always do it.
+    model.map_or_else(|| FieldCoder::Rans8(rans8::Model::from_counts(&counts)), |model| FieldCoder::Rans12(Box::new(model)))
+}
+
+fn count_fields(k: u32, element_bytes: usize, raw: &[u8], one_in: usize, n_values: usize, kernels: &Kernels) -> Vec<u32> {
+    let mut tables = vec![[0u32; 2]; n_values];
+    let (mut low, mut fields) = ([0; SAMPLE_BLOCK], [0; SAMPLE_BLOCK]);
+    for block in blocks(raw.len() / element_bytes, one_in) {
+        let (low, fields) = (&mut low[..block.len()], &mut fields[..block.len()]);
+        (kernels.split_half)(element_bytes, k, &raw[block.start * element_bytes..block.end * element_bytes], low, fields);
+        let (pairs, rest) = fields.as_chunks::<2>();
+        for pair in pairs {
+            tables[usize::from(pair[0])][0] += 1;
+            tables[usize::from(pair[1])][1] += 1;
+        }
+        rest.iter().for_each(|&value| tables[usize::from(value)][0] += 1);
+    }
+    tables.into_iter().map(|[first, second]| first + second).collect()
+}
+
+impl rans8::Model {
+    /// The values that have a symbol, as the window kernel takes them.
+    pub(crate) fn range(&self) -> Range {
+        range(self.base, self.freq[..rans8::ESCAPE].iter().map(|&freq| u32::from(freq)), rans8::ESCAPE as u8)
+    }
+
+    /// Symbols inside the range that have no frequency become escapes too. Returns all escapes, if that
+    /// happened.
+    pub(crate) fn close_gaps(&self, symbols: &mut [u8], escapes: &[u16]) -> Option<Vec<u16>> {
+        let has_symbol: [bool; 256] = std::array::from_fn(|s| s < 32 && self.freq[s] > 0);
+        close_gaps(&has_symbol, self.range(), symbols, escapes)
+    }
+}
+
+impl rans12::Model {
+    /// The values that have a symbol, as the window kernel takes them.
+    pub(crate) fn range(&self) -> Range {
+        // A window of 255 plus the escape, or a plane of at most 8 bits with 256 values and none.
+        let n_symbols = if self.is_window { usize::from(rans12::ESCAPE) } else { 256 };
+        range(self.base, self.freq[..n_symbols].iter().copied(), rans12::ESCAPE)
+    }
+
+    /// See [`rans8::Model::close_gaps`].
+    pub(crate) fn close_gaps(&self, symbols: &mut [u8], escapes: &[u16]) -> Option<Vec<u16>> {
+        let has_symbol: [bool; 256] = std::array::from_fn(|s| self.freq[s] > 0);
+        close_gaps(&has_symbol, self.range(), symbols, escapes)
+    }
+}
+
+fn range(base: u16, freq: impl DoubleEndedIterator<Item = u32> + ExactSizeIterator, escape: u8) -> Range {
+    let n_symbols = freq.enumerate().rev().find(|(_, freq)| *freq > 0).map_or(0, |(last, _)| last as u16 + 1);
+    Range { base, n_symbols, escape }
+}
+
+fn close_gaps(has_symbol: &[bool; 256], range: Range, symbols: &mut [u8], escapes: &[u16]) -> Option<Vec<u16>> {
+    if has_symbol[..usize::from(range.n_symbols)].iter().all(|&has| has) {
+        return None;
+    }
+    let (mut all, mut old) = (vec![], escapes.iter());
+    for symbol in symbols {
+        if *symbol == range.escape {
+            all.extend(old.next());
+        } else if !has_symbol[usize::from(*symbol)] {
+            all.push(range.base + u16::from(*symbol));
+            *symbol = range.escape;
+        }
+    }
+    Some(all)
+}

@@ -1,0 +1,231 @@
+//! Bytes in, chunk out. Looks at a sample, settles on a split, then gives every plane the coder that makes it
+//! smallest; all in integers, so that the choice is the same everywhere.
+
+use crate::choose::{self, Sample};
+use crate::decode::check_length;
+use crate::kernels::{self, Kernels, Range};
+use crate::split::{Split, coder};
+use crate::{Error, escapes, rans8, rans12};
+use netweight_tensor::Dtype;
+
+/// How much work goes into a smaller file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Level {
+    /// Exponent and the first mantissa bit, by the fast coder.
+    #[default]
+    Default,
+    /// Exponent and three mantissa bits, by the thorough coder, in larger chunks.
+    Max,
+}
+
+impl Level {
+    /// Bytes of a tensor that one chunk stands for at this level.
+    pub fn chunk_bytes(self) -> usize {
+        match self {
+            Level::Default => 1 << 20,
+            Level::Max => 2 << 20,
+        }
+    }
+
+    /// `"default"` or `"max"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Default => "default",
+            Level::Max => "max",
+        }
+    }
+}
+
+/// Values split at a time; fits the first-level cache.
+const BLOCK: usize = 4096;
+
+/// Encodes chunks. Holds the scratch memory, so one per thread.
+pub struct Encoder {
+    kernels: &'static Kernels,
+    level: Level,
+    plane: Vec<u8>,    // one byte plane, or the symbols of a field
+    low: Vec<u8>,      // the low plane
+    escapes: Vec<u16>, // of a field
+    rans8: rans8::Scratch,
+    rans12: rans12::Scratch,
+}
+
+impl Encoder {
+    /// An encoder for the fastest instruction set of this CPU. The bytes it writes do not depend on that.
+    pub fn new(level: Level) -> Encoder {
+        Encoder::with(level, kernels::best())
+    }
+
+    pub(crate) fn with(level: Level, kernels: &'static Kernels) -> Encoder {
+        let (plane, low, escapes) = Default::default();
+        Encoder { kernels, level, plane, low, escapes, rans8: Default::default(), rans12: Default::default() }
+    }
+
+    /// Appends the chunk (docs/format.md section 4) that stands for `raw` to `out`. `raw` is a whole number of
+    /// elements, at least one and at most 16 MiB. The chunk is at most `5 * element_bytes + 1` bytes longer.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for any other length; `out` is then unchanged.
+    pub fn encode_chunk(&mut self, dtype: Dtype, raw: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let element_bytes = dtype.element_bytes();
+        check_length(raw.len(), element_bytes)?;
+        let begin = out.len();
+        let sample = Sample::new(dtype, self.level, raw);
+        match sample.split {
+            Split::Bytes => self.bytes(element_bytes, raw, out),
+            Split::Half { k } => self.half(&sample, k, element_bytes, raw, out),
+        }
+        if out.len() - begin > raw.len() + 1 + 5 * element_bytes {
+            out.truncate(begin);
+            self.stored(element_bytes, raw, out);
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
+        let mut frame = Frame::begin(Split::Bytes, element_bytes, out);
+        self.byte_planes(element_bytes, element_bytes, raw, &mut frame);
+    }
+
+    /// Every plane raw: never longer than the input by more than the frame.
+    fn stored(&mut self, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
+        let mut frame = Frame::begin(Split::Bytes, element_bytes, out);
+        for idx in 0..element_bytes {
+            self.plane.resize(raw.len() / element_bytes, 0);
+            (self.kernels.split_bytes)(element_bytes, idx, raw, &mut self.plane);
+            frame.plane(coder::RAW, |out| out.extend_from_slice(&self.plane));
+        }
+    }
+
+    fn byte_planes(&mut self, n_planes: usize, element_bytes: usize, raw: &[u8], frame: &mut Frame) {
+        for idx in 0..n_planes {
+            let mut plane = std::mem::take(&mut self.plane);
+            plane.resize(raw.len() / element_bytes, 0);
+            (self.kernels.split_bytes)(element_bytes, idx, raw, &mut plane);
+            self.byte_plane(&plane, 8, frame);
+            self.plane = plane;
+        }
+    }
+
+    /// A plane of at most 8 bits: constant, rans12 or raw, whichever is smallest.
+    fn byte_plane(&mut self, values: &[u8], bits: u32, frame: &mut Frame) {
+        if values[1..] == values[..values.len() - 1] {
+            return frame.plane(coder::CONSTANT, |out| out.extend_from_slice(&[values[0], 0]));
+        }
+        match choose::model_for_bytes(values, bits) {
+            Some(model) => frame.plane(coder::RANS12, |out| {
+                let (steps, tail) = values.split_at(values.len() / rans12::N_LANES * rans12::N_LANES);
+                let tail = tail.iter().map(|&value| u16::from(value));
+                rans12::encode(self.kernels, &model, steps, tail, None, &mut self.rans12, out);
+            }),
+            None => frame.plane(coder::RAW, |out| pack(self.kernels, bits, values, out)),
+        }
+    }
+
+    fn half(&mut self, sample: &Sample, k: u32, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
+        let n = raw.len() / element_bytes;
+        let mut frame = Frame::begin(Split::Half { k }, element_bytes, out);
+        self.byte_planes(element_bytes - 2, element_bytes, raw, &mut frame);
+        let coder = choose::field_coder(sample, k, element_bytes, raw, self.kernels);
+        let range = coder.range();
+        let (mut low, mut symbols, mut escapes) = (
+            std::mem::take(&mut self.low),
+            std::mem::take(&mut self.plane),
+            std::mem::take(&mut self.escapes),
+        );
+        low.resize(n, 0);
+        symbols.resize(n, 0);
+        escapes.resize(escapes.len().max(n + escapes::SLACK), 0);
+        let n_whole = n / coder.n_lanes() * coder.n_lanes();
+        let mut fields = [0; BLOCK];
+        let (mut n_escapes, mut tail) = (0, vec![]);
+        for (idx, raw) in raw.chunks(BLOCK * element_bytes).enumerate() {
+            let begin = idx * BLOCK;
+            let fields = &mut fields[..raw.len() / element_bytes];
+            (self.kernels.split_half)(element_bytes, k, raw, &mut low[begin..][..fields.len()], fields);
+            let (steps, rest) = fields.split_at(fields.len().min(n_whole.saturating_sub(begin)));
+            n_escapes += (self.kernels.window)(steps, range, &mut symbols[begin..][..steps.len()], &mut escapes[n_escapes..]);
+            tail.extend_from_slice(rest);
+        }
+        let bits = 15 - k;
+        self.byte_plane(&low, k + 1, &mut frame);
+        let (steps, escaped) = (&mut symbols[..n_whole], &escapes[..n_escapes]);
+        match coder {
+            FieldCoder::Constant(value) => frame.plane(coder::CONSTANT, |out| out.extend_from_slice(&value.to_le_bytes())),
+            FieldCoder::Rans8(model) => frame.plane(coder::RANS8, |out| {
+                let all = model.close_gaps(steps, escaped);
+                rans8::encode(self.kernels, &model, steps, &tail, all.as_deref().unwrap_or(escaped), &mut self.rans8, out);
+            }),
+            FieldCoder::Rans12(model) => frame.plane(coder::RANS12, |out| {
+                let all = if bits > 8 { model.close_gaps(steps, escaped) } else { None };
+                let escaped = (bits > 8).then_some(all.as_deref().unwrap_or(escaped));
+                rans12::encode(self.kernels, &model, steps, tail.iter().copied(), escaped, &mut self.rans12, out);
+            }),
+        }
+        (self.low, self.plane, self.escapes) = (low, symbols, escapes);
+    }
+}
+
+/// The coder of a field plane, with its statistics.
+pub(crate) enum FieldCoder {
+    Constant(u16),
+    Rans8(rans8::Model),
+    Rans12(Box<rans12::Model>),
+}
+
+impl FieldCoder {
+    fn n_lanes(&self) -> usize {
+        match self {
+            FieldCoder::Constant(_) => 1,
+            FieldCoder::Rans8(_) => rans8::N_LANES,
+            FieldCoder::Rans12(_) => rans12::N_LANES,
+        }
+    }
+
+    fn range(&self) -> Range {
+        match self {
+            FieldCoder::Constant(_) => Range { base: 0, n_symbols: u16::MAX, escape: 0 },
+            FieldCoder::Rans8(model) => model.range(),
+            FieldCoder::Rans12(model) => model.range(),
+        }
+    }
+}
+
+/// A chunk being written: fills in the lengths of its planes as they come.
+struct Frame<'a> {
+    out: &'a mut Vec<u8>,
+    head: usize,
+}
+
+impl<'a> Frame<'a> {
+    fn begin(split: Split, element_bytes: usize, out: &'a mut Vec<u8>) -> Frame<'a> {
+        out.push(split.id());
+        let head = out.len();
+        out.resize(head + 5 * split.n_planes(element_bytes), 0);
+        Frame { out, head }
+    }
+
+    fn plane(&mut self, coder: u8, write: impl FnOnce(&mut Vec<u8>)) {
+        let begin = self.out.len();
+        write(self.out);
+        let len_bytes = (self.out.len() - begin) as u32; // a chunk is below 2^25 bytes
+        self.out[self.head] = coder;
+        self.out[self.head + 1..][..4].copy_from_slice(&len_bytes.to_le_bytes());
+        self.head += 5;
+    }
+}
+
+/// Packs any number of values of `bits` bits.
+fn pack(kernels: &Kernels, bits: u32, values: &[u8], out: &mut Vec<u8>) {
+    if bits == 8 {
+        return out.extend_from_slice(values);
+    }
+    let begin = out.len();
+    let (whole, tail) = values.split_at(values.len() / 8 * 8);
+    out.resize(begin + whole.len() / 8 * bits as usize, 0);
+    (kernels.pack)(bits, whole, &mut out[begin..]);
+    let (mut eight, mut packed) = ([0; 8], [0; 8]);
+    eight[..tail.len()].copy_from_slice(tail);
+    kernels::portable::pack(bits, &eight, &mut packed[..bits as usize]);
+    out.extend_from_slice(&packed[..(tail.len() * bits as usize).div_ceil(8)]);
+}

@@ -1,0 +1,42 @@
+//! Bit packing for CPUs with AVX2, by the bit deposit and extract that come with them (BMI2).
+
+use super::portable;
+use crate::rans8::avx2::available;
+use std::arch::x86_64::{_pdep_u64, _pext_u64};
+
+/// The low `bits` bits of each of eight bytes.
+fn fields(bits: u32) -> u64 {
+    u64::from((1u32 << bits) - 1) * 0x0101_0101_0101_0101
+}
+
+/// [`super::Unpack`].
+pub(super) fn unpack(bits: u32, packed: &[u8], values: &mut [u8]) {
+    #[target_feature(enable = "bmi2")]
+    fn blocks(bits: u32, packed: &[u8], values: &mut [u8]) -> usize {
+        let mut n_done = 0;
+        for (idx, eight) in values.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let Some(bytes) = packed[idx * bits as usize..].first_chunk::<8>() else { break };
+            *eight = _pdep_u64(u64::from_le_bytes(*bytes), fields(bits)).to_le_bytes();
+            n_done += 8;
+        }
+        n_done
+    }
+    assert!(available());
+    // SAFETY: the CPU has the feature, checked on the line above.
+    let n_done = unsafe { blocks(bits, packed, values) };
+    portable::unpack(bits, &packed[n_done / 8 * bits as usize..], &mut values[n_done..]);
+}
+
+/// [`super::Pack`].
+pub(super) fn pack(bits: u32, values: &[u8], packed: &mut [u8]) {
+    #[target_feature(enable = "bmi2")]
+    fn blocks(bits: u32, values: &[u8], packed: &mut [u8]) {
+        for (eight, bytes) in values.as_chunks::<8>().0.iter().zip(packed.chunks_exact_mut(bits as usize)) {
+            let word = _pext_u64(u64::from_le_bytes(*eight), fields(bits));
+            bytes.copy_from_slice(&word.to_le_bytes()[..bits as usize]);
+        }
+    }
+    assert!(available());
+    // SAFETY: the CPU has the feature, checked on the line above.
+    unsafe { blocks(bits, values, packed) };
+}
