@@ -26,5 +26,5 @@ mod write;
 
 pub use e4m3::{e4m3_from_f32, e4m3_to_f32};
 pub use recipe::{Distribution, Shapes, TensorRecipe, recipe};
-pub use tensor::{Kind, Tensor, generate};
+pub use tensor::{Kind, Tensor, generate, generate_recipes};
 pub use write::{Written, write_checkpoint, write_file};

@@ -82,7 +82,12 @@ pub(crate) struct Entry {
 
 /// A checkpoint of that kind in memory, in file order.
 pub fn generate(kind: Kind, shapes: &Shapes, seed: u64) -> Vec<Tensor> {
-    recipe(shapes).iter().flat_map(|recipe| tensors_of(kind, recipe, seed)).collect()
+    generate_recipes(kind, &recipe(shapes), seed)
+}
+
+/// The tensors of `recipes` in memory, in that order; for sets that no [`Shapes`] describes.
+pub fn generate_recipes(kind: Kind, recipes: &[TensorRecipe], seed: u64) -> Vec<Tensor> {
+    recipes.iter().flat_map(|recipe| tensors_of(kind, recipe, seed)).collect()
 }
 
 fn tensors_of(kind: Kind, recipe: &TensorRecipe, seed: u64) -> Vec<Tensor> {

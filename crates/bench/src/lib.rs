@@ -1,0 +1,38 @@
+//! Benchmarks of the codec against memcpy and against other compressors, in one interleaved run.
+//!
+//! Goes in: [`Options`], that is, which data sets, levels, threads and rounds. Comes out: a [`Report`], which
+//! serialises to JSON and prints as tables. The way: `data` makes or loads a data set, `ours` encodes and
+//! decodes it chunk by chunk, `memory` copies and reads the same buffers, `peers` drives the other compressors
+//! in a Python process, and [`run`] goes round-robin over all of them, so that a noisy moment meets everyone.
+//!
+//! What a figure means: GB (10^9 bytes) of original data per second of CPU time, one thread unless it says
+//! otherwise, out of and into memory that is already mapped, checksums included; median, least and most of all
+//! rounds. Output is compared with the original in every round, outside the timing.
+//!
+//! ```
+//! use netweight_bench::{Options, run};
+//! let options = Options { rounds: 1, ..Options::tiny() };
+//! let report = run(&options).unwrap();
+//! assert_eq!(report.data_sets.len(), 4);
+//! println!("{report}");
+//! ```
+#![forbid(unsafe_code)]
+
+mod options;
+mod run;
+mod data;
+mod safetensors;
+mod bounds;
+mod ours;
+mod memory;
+mod peers;
+mod stats;
+mod machine;
+mod report;
+mod table;
+
+pub use options::{Error, Options};
+pub use report::{Bounds, Comparison, DataSetReport, MemoryRow, Ratio, Report, Row};
+pub use machine::Machine;
+pub use run::run;
+pub use stats::{Rate, Spread};
