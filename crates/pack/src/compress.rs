@@ -1,0 +1,236 @@
+//! Checkpoint in, archive out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Instant;
+
+use netweight_codec::Level;
+use netweight_container::{
+    AtomicFile, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FileKind, FolderFile, FolderManifest, Header,
+    InputFile, Mode, Result, SourceFile, Staging,
+};
+use serde::Serialize;
+
+use crate::archive::{ArchiveShard, Siblings};
+use crate::encode::{Job, encode_shard, must_be_opaque};
+use crate::shard_file::is_archive;
+use crate::ties::{SourceShard, Ties};
+use crate::workers::Workers;
+use crate::{FileReport, Progress, Report, WRITER, index, places, side};
+
+/// How [`compress`] works.
+#[derive(Clone, Debug)]
+pub struct CompressOptions {
+    /// How much time to spend on size.
+    pub level: Level,
+    /// Threads; 0 for as many as the machine runs at once. The archive does not depend on it.
+    pub threads: usize,
+    /// Replace what is at the destination.
+    pub force: bool,
+    /// Decode every chunk again and compare it before it is written.
+    pub check: bool,
+}
+
+impl Default for CompressOptions {
+    fn default() -> CompressOptions {
+        CompressOptions { level: Level::Default, threads: 0, force: false, check: true }
+    }
+}
+
+/// Archives a checkpoint, file to file or folder to folder. The destination appears at the very end, whole. A
+/// folder's finished shards are kept beside it after an error, and a second run goes on from there.
+///
+/// # Errors
+/// `InvalidArgument` where the destination is there (without `force`), or is or holds the source, or the source is
+/// an archive already or no checkpoint; `Truncated`, `Corrupt`, `Io`.
+pub fn compress(source: &Path, destination: &Path, options: &CompressOptions, progress: &dyn Progress) -> Result<Report> {
+    let begin = Instant::now();
+    let checkpoint = Checkpoint::discover(source)?;
+    let shards = read_shards(&checkpoint)?;
+    places::check_apart(source, destination)?;
+    let mut outputs: BTreeSet<String> = checkpoint.files.iter().map(|file| file.relative.clone()).collect();
+    outputs.insert(FOLDER_MANIFEST_NAME.to_owned());
+    if checkpoint.is_folder {
+        places::check_folder_free(destination, options.force, &outputs)?;
+    } else {
+        places::check_file_free(destination, options.force)?;
+    }
+    let workers = Workers::new(options.threads, options.level)?;
+    progress.start(checkpoint.files.iter().map(|file| file.bytes).sum());
+    let ties = Ties::find(&shards, |shard_idx| must_be_opaque(&shards[shard_idx].header))?;
+    let mut run = Run { options, progress, workers: &workers, shards: &shards, ties: &ties, opaque: BTreeSet::new(), report: Report::default() };
+    run.report.left_out.clone_from(&checkpoint.left_out);
+    if checkpoint.is_folder {
+        run.folder(&checkpoint, destination)?;
+    } else {
+        let out = AtomicFile::create(destination, options.force)?;
+        run.shard(0, out)?;
+    }
+    run.report.seconds = begin.elapsed().as_secs_f64();
+    Ok(run.report)
+}
+
+fn read_shards(checkpoint: &Checkpoint) -> Result<Vec<SourceShard<'_>>> {
+    if checkpoint.is_archive_folder() {
+        return Err(Error::invalid("is a netweight archive already").in_file(&checkpoint.root));
+    }
+    checkpoint.shards().map(|file| {
+        let (header, _) = Header::read(&InputFile::open(&file.path)?)?;
+        if is_archive(&header) {
+            return Err(Error::invalid("is a netweight archive already").in_file(&file.path));
+        }
+        Ok(SourceShard { file, header })
+    }).collect()
+}
+
+/// What a staging folder is made of. A second run goes on only where all of it is the same.
+#[derive(Serialize)]
+struct Record<'a> {
+    writer: &'a str,
+    verb: &'a str,
+    level: &'a str,
+    files: Vec<(&'a str, u64, u64)>, // relative path, bytes, time of last modification in ns
+}
+
+struct Run<'a> {
+    options: &'a CompressOptions,
+    progress: &'a dyn Progress,
+    workers: &'a Workers,
+    shards: &'a [SourceShard<'a>],
+    ties: &'a Ties,
+    opaque: BTreeSet<usize>, // shards so far that have no payload for each tensor
+    report: Report,
+}
+
+impl Run<'_> {
+    fn folder(&mut self, checkpoint: &Checkpoint, destination: &Path) -> Result<()> {
+        let files = checkpoint.files.iter().map(|file| (file.relative.as_str(), file.bytes, file.modified_ns)).collect();
+        let record = Record { writer: WRITER, verb: "compress", level: self.options.level.name(), files };
+        let record = serde_json::to_vec(&record).map_err(|error| Error::invalid(error.to_string()))?;
+        let staging = Staging::open(destination, &record)?;
+        let mut payload_bytes = BTreeMap::new();
+        for (shard_idx, shard) in self.shards.iter().enumerate() {
+            let relative = shard.file.relative.as_str();
+            let place = staging.place(relative)?;
+            let kept = if staging.is_resumed() { self.keep_shard(shard_idx, &place) } else { None };
+            let n_bytes = match kept {
+                Some(n_bytes) => n_bytes,
+                None => self.shard(shard_idx, staging.create(relative)?)?,
+            };
+            payload_bytes.insert(relative.to_owned(), n_bytes);
+        }
+        let mut indexes = BTreeMap::new();
+        for file in checkpoint.files.iter().filter(|file| file.kind != FileKind::Shard) {
+            let archived = self.other_file(file, &staging, &payload_bytes)?;
+            indexes.extend(archived.map(|archived| (file.relative.clone(), archived)));
+        }
+        self.report.files.sort_by(|a, b| a.path.cmp(&b.path));
+        let listed = |file: &FileReport| FolderFile {
+            path: file.path.clone(),
+            kind: file.kind,
+            bytes: file.original_bytes,
+            sha256: file.sha256,
+            index: indexes.remove(&file.path),
+        };
+        let files = self.report.files.iter().map(listed).collect();
+        let manifest = FolderManifest { writer: WRITER.to_owned(), files }.encode()?;
+        let out = staging.create(FOLDER_MANIFEST_NAME)?;
+        out.write_all_at(0, &manifest)?;
+        out.commit()?;
+        self.report.archive_bytes += manifest.len() as u64;
+        staging.commit(self.options.force)
+    }
+
+    /// Encodes a shard; gives the bytes of its payloads.
+    fn shard(&mut self, shard_idx: usize, out: AtomicFile) -> Result<u64> {
+        let shard = &self.shards[shard_idx];
+        let input = InputFile::open(&shard.file.path)?;
+        let (header, header_bytes) = Header::read(&input)?;
+        if header != shard.header || input.modified_ns() != shard.file.modified_ns {
+            return Err(Error::invalid("was changed while it was being read").in_file(&shard.file.path));
+        }
+        let same_as = self.same_as(shard_idx);
+        let job = Job {
+            input: &input,
+            header: &header,
+            header_bytes: &header_bytes,
+            same_as,
+            level: self.options.level,
+            check: self.options.check,
+        };
+        let encoded = encode_shard(self.workers, &job, &out, self.progress)?;
+        input.check_unchanged()?;
+        out.commit()?;
+        self.note_mode(shard_idx, encoded.mode);
+        for (label, more) in encoded.coders {
+            let uses = self.report.coders.entry(label).or_default();
+            uses.n_chunks += more.n_chunks;
+            uses.bytes += more.bytes;
+            uses.stored_bytes += more.stored_bytes;
+        }
+        self.report.n_tied += encoded.n_tied;
+        self.push_shard(shard_idx, encoded.archive_bytes, encoded.sha256, encoded.mode, false);
+        Ok(encoded.payload_bytes)
+    }
+
+    /// Takes over a shard that an earlier run finished; `None` where there is none, or it cannot be read.
+    fn keep_shard(&mut self, shard_idx: usize, place: &Path) -> Option<u64> {
+        let archived = ArchiveShard::open_with(place, &mut Siblings::default()).ok()?;
+        let file = self.shards[shard_idx].file;
+        let is_it = archived.original_bytes() == file.bytes
+            && *archived.header() == self.shards[shard_idx].header
+            && (archived.mode() == Mode::Opaque || archived.file.manifest.same_as == self.same_as(shard_idx));
+        if !is_it {
+            return None;
+        }
+        self.note_mode(shard_idx, archived.mode());
+        self.progress.note(&format!("{}: kept from an earlier run", file.relative));
+        self.progress.advance(file.bytes);
+        self.report.n_tied += archived.file.manifest.same_as.len() as u64;
+        self.push_shard(shard_idx, archived.archive_bytes(), archived.original_sha256(), archived.mode(), true);
+        Some(archived.file.payload_bytes())
+    }
+
+    fn same_as(&self, shard_idx: usize) -> BTreeMap<String, netweight_container::SameAs> {
+        self.ties.same_as(self.shards, shard_idx, |idx| self.opaque.contains(&idx))
+    }
+
+    fn note_mode(&mut self, shard_idx: usize, mode: Mode) {
+        if mode == Mode::Opaque {
+            self.opaque.insert(shard_idx);
+        }
+    }
+
+    fn push_shard(&mut self, shard_idx: usize, archive_bytes: u64, sha256: Digest, mode: Mode, is_resumed: bool) {
+        let shard = &self.shards[shard_idx];
+        self.report.n_tensors += shard.header.tensors.len() as u64;
+        let (path, original_bytes) = (shard.file.relative.clone(), shard.file.bytes);
+        let (kind, mode) = (FileKind::Shard, Some(mode));
+        self.report.push(FileReport { path, kind, original_bytes, archive_bytes, sha256, mode, is_resumed });
+    }
+
+    /// Copies a side file, or rewrites an index and gives what the folder manifest keeps of it.
+    fn other_file(
+        &mut self,
+        file: &SourceFile,
+        staging: &Staging,
+        payload_bytes: &BTreeMap<String, u64>,
+    ) -> Result<Option<(Digest, Vec<u8>)>> {
+        let input = InputFile::open(&file.path)?;
+        let out = staging.create(&file.relative)?;
+        let (sha256, archive_bytes, kept) = if file.kind == FileKind::Index {
+            let original = input.read_vec(0, input.len_bytes())?;
+            let archived = index::rewrite(&original, &file.relative, payload_bytes).in_file(&file.path)?;
+            out.write_all_at(0, &archived)?;
+            out.commit()?;
+            self.progress.advance(file.bytes);
+            (Digest::of(&[&original]), archived.len() as u64, Some((Digest::of(&[&archived]), original)))
+        } else {
+            (side::copy(&input, out, None, self.progress)?, file.bytes, None)
+        };
+        input.check_unchanged()?;
+        let (path, kind, original_bytes) = (file.relative.clone(), file.kind, input.len_bytes());
+        self.report.push(FileReport { path, kind, original_bytes, archive_bytes, sha256, mode: None, is_resumed: false });
+        Ok(kept)
+    }
+}

@@ -1,0 +1,53 @@
+//! The verbs of netweight over whole checkpoints: compress, restore, verify, inspect, estimate.
+//!
+//! Goes in: a checkpoint (a `.safetensors` file, or a folder of them) or an archive. Comes out: the other one, or
+//! a report about it. [`compress`] and [`restore`] write whole files and folders or nothing; [`Archive`] reads any
+//! range of an original, any tensor, any rows, without restoring the rest. Nothing here knows what a model is.
+//! Next in the flow: `netweight-cli`.
+//!
+//! ```
+//! use netweight_pack::{CompressOptions, RestoreOptions, Silent, VerifyOptions, compress, restore, verify};
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let (source, archive, back) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+//! # std::fs::create_dir(&source).unwrap();
+//! # let json = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}"#;
+//! # let mut file = (json.len() as u64).to_le_bytes().to_vec();
+//! # file.extend_from_slice(json);
+//! # file.extend_from_slice(&[0x80, 0x3f, 0x00, 0x40]);
+//! # std::fs::write(source.join("model.safetensors"), file).unwrap();
+//! compress(&source, &archive, &CompressOptions::default(), &Silent)?;
+//! assert!(verify(&archive, &VerifyOptions::default(), &Silent)?.is_ok());
+//! restore(&archive, &back, &RestoreOptions::default(), &Silent)?;
+//! # Ok::<(), netweight_pack::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod compress;
+mod encode;
+mod payload_writer;
+mod ties;
+mod index;
+mod restore;
+mod decode;
+mod archive;
+mod shard_file;
+mod verify;
+mod chunk;
+mod batch;
+mod workers;
+mod side;
+mod places;
+mod report;
+mod progress;
+
+pub use archive::{Archive, ArchiveShard};
+pub use compress::{CompressOptions, compress};
+pub use netweight_codec::Level;
+pub use netweight_container::{Error, ErrorKind, Result};
+pub use progress::{Progress, Silent};
+pub use report::{CoderUse, FileReport, Report};
+pub use restore::{RestoreOptions, restore};
+pub use verify::{Problem, VerifyOptions, VerifyReport, verify};
+
+/// Name and version of this program, as archives record it.
+pub const WRITER: &str = concat!("netweight ", env!("CARGO_PKG_VERSION"));

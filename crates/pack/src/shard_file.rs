@@ -1,0 +1,176 @@
+//! One archive shard on disk, its header, manifest and chunk directories checked.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use netweight_codec::Level;
+use netweight_container::{
+    ALIGNMENT, ChunkRef, Context, Entry, Error, Header, InputFile, MANIFEST_NAME, METADATA_KEY, MAX_HEADER_BYTES, Manifest,
+    Mode, OPAQUE_NAME, Result, check_format_mark, check_padding, n_chunks, read_directory,
+};
+use netweight_tensor::Dtype;
+
+use crate::chunk;
+use crate::workers::Worker;
+
+/// A payload and what it stands for.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    pub(crate) dtype: Dtype,
+    /// Bytes that it stands for.
+    pub(crate) len_bytes: u64,
+    /// Offset in the file behind its last byte.
+    pub(crate) end: u64,
+    /// Its own size in bytes.
+    pub(crate) stored_bytes: u64,
+    pub(crate) chunks: Vec<ChunkRef>,
+}
+
+/// An archive shard on its own, without its siblings.
+#[derive(Debug)]
+pub(crate) struct ShardFile {
+    pub(crate) input: InputFile,
+    pub(crate) manifest: Manifest,
+    /// The original's header.
+    pub(crate) original: Header,
+    /// The original's header as it stood.
+    pub(crate) header_bytes: Vec<u8>,
+    /// (original.tensors,) in mode `tensors`, empty for tied tensors; one in mode `opaque`.
+    pub(crate) payloads: Vec<Payload>,
+}
+
+/// Whether a safetensors header is that of an archive shard.
+pub(crate) fn is_archive(header: &Header) -> bool {
+    header.metadata.contains_key(METADATA_KEY)
+}
+
+impl ShardFile {
+    pub(crate) fn open(path: &Path) -> Result<ShardFile> {
+        let input = InputFile::open(path)?;
+        let (header, bytes) = Header::read(&input)?;
+        check_header(&header).in_file(path)?;
+        let (tensors, manifest) = manifest(&input, &header, &bytes).in_file(path)?;
+        let payloads = match manifest.mode {
+            Mode::Tensors => {
+                let original = Header::parse(&manifest.header, manifest.original.bytes).in_file(path)?;
+                let payloads = tensor_payloads(&input, &header, tensors, &manifest, &original).in_file(path)?;
+                let header_bytes = manifest.header.clone();
+                return Ok(ShardFile { input, manifest, original, header_bytes, payloads });
+            }
+            Mode::Opaque => opaque_payload(&input, &header, tensors, &manifest).in_file(path)?,
+            _ => return Err(Error::unsupported("a mode that this version does not read").in_file(path)),
+        };
+        let header_bytes = opaque_header_bytes(&input, &payloads, &manifest).in_file(path)?;
+        let original = Header::parse(&header_bytes, manifest.original.bytes).in_file(path)?;
+        Ok(ShardFile { input, manifest, original, header_bytes, payloads })
+    }
+
+    /// Bytes of all payloads.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.payloads.iter().map(|payload| payload.stored_bytes).sum()
+    }
+
+    /// Index of the payload that holds the tensor's bytes, if this file has it and it is not tied.
+    pub(crate) fn payload_of(&self, tensor: &str) -> Option<usize> {
+        let is_untied = self.manifest.mode == Mode::Tensors && !self.manifest.same_as.contains_key(tensor);
+        is_untied.then(|| self.original.tensors.iter().position(|entry| entry.name == tensor)).flatten()
+    }
+
+    pub(crate) fn check_padding(&self) -> Result<()> {
+        self.payloads.iter().try_for_each(|payload| check_padding(&self.input, &payload.chunks, payload.end))
+    }
+}
+
+fn check_header(header: &Header) -> Result<()> {
+    let mark = header.metadata.get(METADATA_KEY);
+    check_format_mark(mark.ok_or_else(|| Error::invalid("not a netweight archive"))?)?;
+    if !header.header_bytes.is_multiple_of(ALIGNMENT) {
+        return Err(Error::corrupt("the data does not begin at a multiple of 64"));
+    }
+    for entry in &header.tensors {
+        if entry.dtype_name != "U8" || entry.shape.len() != 1 {
+            return Err(Error::corrupt("a payload that is not one-dimensional U8").in_tensor(&entry.name));
+        }
+    }
+    Ok(())
+}
+
+/// The payloads' entries and the manifest. `bytes`: the archive's header.
+fn manifest<'h>(input: &InputFile, header: &'h Header, bytes: &[u8]) -> Result<(&'h [Entry], Manifest)> {
+    let last = header.tensors.split_last().filter(|(last, _)| last.name == MANIFEST_NAME);
+    let (last, tensors) = last.ok_or_else(|| Error::corrupt("the last tensor is not the manifest"))?;
+    let body = input.read_vec(header.header_bytes + last.start, last.len_bytes())?;
+    Ok((tensors, Manifest::decode(bytes, &body).in_tensor(MANIFEST_NAME)?))
+}
+
+fn tensor_payloads(
+    input: &InputFile,
+    header: &Header,
+    tensors: &[Entry],
+    manifest: &Manifest,
+    original: &Header,
+) -> Result<Vec<Payload>> {
+    if original.header_bytes != manifest.original.header_bytes || tensors.len() != original.tensors.len() {
+        return Err(Error::corrupt("the archive and its original's header do not agree"));
+    }
+    let by_name: HashMap<&str, &Entry> = tensors.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    let mut n_tied = 0;
+    let mut position = 0;
+    let mut payloads = Vec::with_capacity(original.tensors.len());
+    for tensor in &original.tensors {
+        let entry = by_name.get(tensor.name.as_str());
+        let entry = entry.ok_or_else(|| Error::corrupt("the tensor has no payload").in_tensor(&tensor.name))?;
+        if entry.start < position {
+            return Err(Error::corrupt("payloads are not in the original's order").in_tensor(&tensor.name));
+        }
+        position = entry.end;
+        let is_tied = manifest.same_as.contains_key(&tensor.name);
+        n_tied += usize::from(is_tied);
+        let len_bytes = if is_tied { 0 } else { tensor.len_bytes() };
+        let payload = payload(input, header, entry, manifest.chunk_bytes, tensor.dtype, len_bytes);
+        payloads.push(payload.in_tensor(&tensor.name)?);
+    }
+    if n_tied != manifest.same_as.len() {
+        return Err(Error::corrupt("the manifest ties a tensor that is not there"));
+    }
+    Ok(payloads)
+}
+
+fn opaque_payload(input: &InputFile, header: &Header, tensors: &[Entry], manifest: &Manifest) -> Result<Vec<Payload>> {
+    match tensors {
+        [entry] if entry.name == OPAQUE_NAME => {
+            let payload = payload(input, header, entry, manifest.chunk_bytes, Dtype::BYTES, manifest.original.bytes)?;
+            Ok(vec![payload])
+        }
+        _ => Err(Error::corrupt("an opaque archive with other tensors")),
+    }
+}
+
+fn payload(input: &InputFile, header: &Header, entry: &Entry, chunk_bytes: u64, dtype: Dtype, len_bytes: u64) -> Result<Payload> {
+    let (start, end) = (header.header_bytes + entry.start, header.header_bytes + entry.end);
+    let chunks = read_directory(input, start, end, n_chunks(len_bytes, chunk_bytes))?;
+    Ok(Payload { dtype, len_bytes, end, stored_bytes: end - start, chunks })
+}
+
+/// The original's header, from the first chunks of the whole file.
+fn opaque_header_bytes(input: &InputFile, payloads: &[Payload], manifest: &Manifest) -> Result<Vec<u8>> {
+    let original = &manifest.original;
+    let (Some(payload), 8..) = (payloads.first(), original.header_bytes) else {
+        return Err(Error::corrupt("an original without a header"));
+    };
+    debug_assert!(original.header_bytes <= MAX_HEADER_BYTES + 8); // Manifest::decode checked it.
+    let mut worker = Worker::new(Level::Default);
+    let mut bytes = Vec::new();
+    for (chunk_idx, &chunk) in payload.chunks.iter().enumerate() {
+        if bytes.len() as u64 >= original.header_bytes {
+            break;
+        }
+        let start = chunk_idx as u64 * manifest.chunk_bytes;
+        let len_bytes = (payload.len_bytes - start).min(manifest.chunk_bytes) as usize; // At most 16 MiB.
+        let before = bytes.len();
+        bytes.resize(before + len_bytes, 0);
+        chunk::decode(&mut worker, input, chunk, payload.dtype, &mut bytes[before..])?;
+    }
+    bytes.truncate(original.header_bytes as usize);
+    Ok(bytes)
+}

@@ -1,0 +1,65 @@
+//! A pool of threads, each with its encoder, decoder and buffers, which are kept from one chunk to the next.
+
+use std::sync::{Mutex, PoisonError};
+
+use netweight_codec::{Decoder, Encoder, Level};
+use netweight_container::{Error, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+const MIN_BATCH_BYTES: usize = 16 << 20;
+const MAX_BATCH_BYTES: usize = 64 << 20;
+const BATCH_BYTES_PER_THREAD: usize = 4 << 20;
+
+/// What one thread works with.
+pub(crate) struct Worker {
+    pub(crate) encoder: Encoder,
+    pub(crate) decoder: Decoder,
+    /// Bytes of a chunk as read from an archive.
+    pub(crate) chunk: Vec<u8>,
+    /// Bytes that a chunk stands for.
+    pub(crate) raw: Vec<u8>,
+}
+
+impl Worker {
+    pub(crate) fn new(level: Level) -> Worker {
+        Worker { encoder: Encoder::new(level), decoder: Decoder::new(), chunk: Vec::new(), raw: Vec::new() }
+    }
+}
+
+/// The threads of one verb.
+pub(crate) struct Workers {
+    pool: ThreadPool,
+    slots: Vec<Mutex<Worker>>,
+}
+
+impl Workers {
+    /// `threads`: 0 for as many as the machine runs at once.
+    pub(crate) fn new(threads: usize, level: Level) -> Result<Workers> {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|error| Error::invalid(format!("cannot start the threads: {error}")))?;
+        let slots = (0..pool.current_num_threads()).map(|_| Mutex::new(Worker::new(level))).collect();
+        Ok(Workers { pool, slots })
+    }
+
+    /// Runs `work` inside the pool.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
+
+    /// Lends the calling thread its worker. `work` must not wait for other work of the pool.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Worker) -> T) -> T {
+        let slot_idx = self.pool.current_thread_index().unwrap_or(0);
+        let mut worker = self.slots[slot_idx].lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut worker)
+    }
+
+    /// Bytes of originals to hold in one batch. The output does not depend on it.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        (self.slots.len() * BATCH_BYTES_PER_THREAD).clamp(MIN_BATCH_BYTES, MAX_BATCH_BYTES)
+    }
+
+    /// Number of threads.
+    pub(crate) fn n_threads(&self) -> usize {
+        self.slots.len()
+    }
+}
