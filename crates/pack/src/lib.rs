@@ -32,6 +32,9 @@ mod decode;
 mod archive;
 mod shard_file;
 mod verify;
+mod inspect;
+mod estimate;
+mod rows;
 mod chunk;
 mod batch;
 mod workers;
@@ -42,11 +45,14 @@ mod progress;
 
 pub use archive::{Archive, ArchiveShard};
 pub use compress::{CompressOptions, compress};
+pub use estimate::{Estimate, EstimateOptions, estimate};
+pub use inspect::{InspectOptions, InspectedKind, Inspection, TensorReport, Totals, inspect};
 pub use netweight_codec::Level;
-pub use netweight_container::{Error, ErrorKind, Result};
+pub use netweight_container::{Digest, Error, ErrorKind, FileKind, Mode, Place, Result};
 pub use progress::{Progress, Silent};
 pub use report::{CoderUse, FileReport, Report};
 pub use restore::{RestoreOptions, restore};
+pub use rows::{RowsReport, restore_rows};
 pub use verify::{Problem, VerifyOptions, VerifyReport, verify};
 
 /// Name and version of this program, as archives record it.
