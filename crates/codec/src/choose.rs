@@ -19,6 +19,8 @@ const SPARSE: usize = 64;
 const DENSE: usize = 8;
 /// Bytes of a rans payload besides its streams and tables.
 const FRAME_BYTES: u64 = 330;
+/// Raw decodes as fast as memory: a byte plane has to shrink by one part in so many to be coded at all.
+const WORTH_CODING: u64 = 50;
 /// The thorough coder is slower: it has to save one part in so many of a field to be taken at level default.
 const WORTH_SLOWER: u64 = 24;
 
@@ -84,22 +86,20 @@ fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
     half <= bytes
 }
 
-/// The rans12 model for a plane of at most 8 bits that is not constant, or `None` where raw is smaller.
+/// The rans12 model for a plane of at most 8 bits that is not constant, or `None` where raw is about as small.
 pub(crate) fn model_for_bytes(values: &[u8], bits: u32) -> Option<rans12::Model> {
     let mut counts = [0u32; 256];
     blocks(values.len(), SPARSE).for_each(|block| values[block].iter().for_each(|&value| counts[usize::from(value)] += 1));
     let raw_size = (values.len() as u64 * u64::from(bits)) << FRACTION_BITS;
-    // A sample of a flat plane seems a little less than flat: half a symbol's worth of bits for each of 2^bits.
-    let seen: u64 = counts.iter().map(|&count| u64::from(count)).sum();
-    let flattered = (values.len() as u64 * (1u64 << bits) << FRACTION_BITS) * 3 / (4 * seen.max(1));
-    if scaled(&counts, values.len(), bits) + flattered + (FRAME_BYTES * 8 << FRACTION_BITS) >= raw_size {
+    let worth_it = raw_size - raw_size / WORTH_CODING;
+    if scaled(&counts, values.len(), bits) + (FRAME_BYTES * 8 << FRACTION_BITS) >= worth_it {
         return None;
     }
     let counts = count_bytes(values);
     let model = rans12::Model::for_bytes(&counts)?;
     let n_present = model.freq.iter().filter(|&&freq| freq > 0).count() as u64;
     let size = model.cost(&counts) + ((FRAME_BYTES + n_present) * 8 << FRACTION_BITS);
-    (size < raw_size).then_some(model)
+    (size < worth_it).then_some(model)
 }
 
 /// How often each byte occurs; four tables, so that equal neighbours do not wait for each other.
