@@ -88,11 +88,13 @@ impl Staging {
         }
         sync_folder(self.folder.parent().unwrap_or(Path::new(".")));
         drop(self.lock);
-        std::fs::remove_dir_all(&self.folder).in_file(&self.folder)
+        let _ = std::fs::remove_dir_all(&self.folder); // The destination is in place; a leftover is no failure.
+        Ok(())
     }
 
     fn swap(&self) -> Result<()> {
         let old = self.folder.join("old");
+        let _ = std::fs::remove_dir_all(&old); // Of a run that ended between the two renames and was made good.
         std::fs::rename(&self.destination, &old).in_file(&self.destination)?;
         if let Err(error) = std::fs::rename(&self.tree, &self.destination) {
             let _ = std::fs::rename(&old, &self.destination);

@@ -1,6 +1,6 @@
 //! Reading archives: whole files, byte ranges, tensors and rows, decoding only the chunks that are needed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,8 @@ use netweight_container::{
 };
 
 use crate::chunk;
-use crate::shard_file::{Payload, ShardFile};
+use crate::parts::{Part, Siblings, home};
+use crate::shard_file::ShardFile;
 use crate::workers::Worker;
 
 /// An archive: a folder, or a single archive shard.
@@ -87,39 +88,6 @@ pub(crate) fn read_folder_manifest(folder: &Path) -> Result<FolderManifest> {
     }
     let input = InputFile::open(&path)?;
     FolderManifest::decode(&input.read_vec(0, input.len_bytes())?).in_file(&path)
-}
-
-/// Shards opened already, by path: siblings refer to each other.
-#[derive(Default)]
-pub(crate) struct Siblings {
-    open: HashMap<PathBuf, Arc<ShardFile>>,
-}
-
-impl Siblings {
-    fn open(&mut self, path: &Path) -> Result<Arc<ShardFile>> {
-        if let Some(file) = self.open.get(path) {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(ShardFile::open(path)?);
-        self.open.insert(path.to_path_buf(), Arc::clone(&file));
-        Ok(file)
-    }
-}
-
-/// A stretch of the original and where its bytes come from.
-pub(crate) struct Part {
-    /// Offset in the original file.
-    pub(crate) start: u64,
-    pub(crate) len_bytes: u64,
-    pub(crate) chunk_bytes: u64,
-    /// The file and the index of its payload; `None` for the header, which is in memory.
-    pub(crate) home: Option<(Arc<ShardFile>, usize)>,
-}
-
-impl Part {
-    pub(crate) fn payload(&self) -> Option<(&ShardFile, &Payload)> {
-        self.home.as_ref().map(|(file, payload_idx)| (&**file, &file.payloads[*payload_idx]))
-    }
 }
 
 /// One archive shard, ready to be read, with the siblings that its tied tensors need.
@@ -302,25 +270,4 @@ impl ArchiveShard {
         }
         Ok(())
     }
-}
-
-/// The file and payload that hold the bytes of a tensor.
-fn home(
-    file: &Arc<ShardFile>,
-    path: &Path,
-    tensor_idx: usize,
-    entry: &Entry,
-    siblings: &mut Siblings,
-) -> Result<(Arc<ShardFile>, usize)> {
-    let Some(same) = file.manifest.same_as.get(&entry.name) else { return Ok((Arc::clone(file), tensor_idx)) };
-    let owner = match &same.shard {
-        Some(shard) => siblings.open(&path.with_file_name(shard))?,
-        None => Arc::clone(file),
-    };
-    let payload_idx = owner.payload_of(&same.tensor);
-    let payload_idx = payload_idx.ok_or_else(|| Error::corrupt("tied to a tensor that is not stored there"))?;
-    if owner.payloads[payload_idx].len_bytes != entry.len_bytes() {
-        return Err(Error::corrupt("tied to a tensor of another size"));
-    }
-    Ok((owner, payload_idx))
 }

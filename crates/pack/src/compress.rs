@@ -11,7 +11,8 @@ use netweight_container::{
 };
 use serde::Serialize;
 
-use crate::archive::{ArchiveShard, Siblings};
+use crate::archive::ArchiveShard;
+use crate::parts::Siblings;
 use crate::encode::{Job, encode_shard, must_be_opaque};
 use crate::shard_file::is_archive;
 use crate::ties::{SourceShard, Ties};
@@ -61,7 +62,7 @@ pub fn compress(source: &Path, destination: &Path, options: &CompressOptions, pr
     let mut run = Run { options, progress, workers: &workers, shards: &shards, ties: &ties, opaque: BTreeSet::new(), report: Report::default() };
     run.report.left_out.clone_from(&checkpoint.left_out);
     if checkpoint.is_folder {
-        run.folder(&checkpoint, destination)?;
+        run.folder(&checkpoint, destination, &outputs)?;
     } else {
         let out = AtomicFile::create(destination, options.force)?;
         run.shard(0, out)?;
@@ -103,7 +104,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn folder(&mut self, checkpoint: &Checkpoint, destination: &Path) -> Result<()> {
+    fn folder(&mut self, checkpoint: &Checkpoint, destination: &Path, outputs: &BTreeSet<String>) -> Result<()> {
         let files = checkpoint.files.iter().map(|file| (file.relative.as_str(), file.bytes, file.modified_ns)).collect();
         let record = Record { writer: WRITER, verb: "compress", level: self.options.level.name(), files };
         let record = serde_json::to_vec(&record).map_err(|error| Error::invalid(error.to_string()))?;
@@ -138,6 +139,7 @@ impl Run<'_> {
         out.write_all_at(0, &manifest)?;
         out.commit()?;
         self.report.archive_bytes += manifest.len() as u64;
+        places::check_folder_free(destination, self.options.force, outputs)?; // Again: that was long ago.
         staging.commit(self.options.force)
     }
 

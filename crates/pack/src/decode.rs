@@ -13,7 +13,7 @@ pub(crate) type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<()> + Send + 'a;
 
 /// Decodes the whole original into `sink`.
 pub(crate) fn decode_shard(workers: &Workers, shard: &ArchiveShard, sink: &mut Sink<'_>) -> Result<()> {
-    let span = |part: &crate::archive::Part| Span { start: part.start, len_bytes: part.len_bytes, chunk_bytes: part.chunk_bytes };
+    let span = |part: &crate::parts::Part| Span { start: part.start, len_bytes: part.len_bytes, chunk_bytes: part.chunk_bytes };
     let spans: Vec<Span> = shard.parts.iter().map(span).collect();
     let mut batches = Batches::new(&spans, workers.batch_bytes());
     let (mut pieces, mut current, mut before) = (Vec::new(), Vec::new(), Vec::new());

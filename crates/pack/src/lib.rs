@@ -30,6 +30,7 @@ mod index;
 mod restore;
 mod decode;
 mod archive;
+mod parts;
 mod shard_file;
 mod verify;
 mod inspect;

@@ -50,7 +50,7 @@ pub fn restore(archive: &Path, destination: &Path, options: &RestoreOptions, pro
         let outputs: BTreeSet<String> = folder.files.iter().map(|file| file.path.clone()).collect();
         places::check_folder_free(destination, options.force, &outputs)?;
         progress.start(folder.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes)));
-        run.folder(folder, destination)?;
+        run.folder(folder, destination, &outputs)?;
     } else {
         places::check_file_free(destination, options.force)?;
         progress.start(archive.shards().map(|(_, shard)| shard.original_bytes()).sum());
@@ -78,7 +78,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn folder(&mut self, folder: &FolderManifest, destination: &Path) -> Result<()> {
+    fn folder(&mut self, folder: &FolderManifest, destination: &Path, outputs: &BTreeSet<String>) -> Result<()> {
         let mut files = Vec::new();
         for file in &folder.files {
             let input = InputFile::open(&self.archive.path().join(&file.path))?;
@@ -94,6 +94,7 @@ impl Run<'_> {
                 None => self.other_file(file, &staging)?,
             }
         }
+        places::check_folder_free(destination, self.options.force, outputs)?; // Again: that was long ago.
         staging.commit(self.options.force)
     }
 
