@@ -78,7 +78,13 @@ impl Decoder {
                 *plane = Some(Plane::open(id, payload, n, bits, split.is_field(element_bytes, idx), table, escapes)?);
             }
         }
-        for block in dst.chunks_mut(BLOCK * element_bytes) {
+        let n_joined = match (split, element_bytes, &mut planes) {
+            (Split::Half { k }, 2, [Some(Plane::Raw { packed }), Some(Plane::Rans8(field)), ..]) => {
+                field.next_elements(kernels, k, packed, dst)
+            }
+            _ => 0,
+        };
+        for block in dst[n_joined..].chunks_mut(BLOCK * element_bytes) {
             let n = block.len() / element_bytes;
             for (idx, plane) in planes.iter_mut().flatten().enumerate() {
                 let bits = split.plane_bits(element_bytes, idx);

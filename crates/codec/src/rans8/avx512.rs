@@ -12,7 +12,9 @@
 //!
 //! What was done for speed: four independent groups hide the latency of the permutes; escapes need no branch
 //! (with an escape in every other step it would be mispredicted); the last steps, where a full load would pass
-//! the end of a stream, use masked loads. What lost is in `notes.md`.
+//! the end of a stream, use masked loads. `join_steps` puts whole elements together while the values are in
+//! registers, so that reads and writes of memory are spread evenly over the arithmetic: in two passes over a
+//! block the same work ran at half the speed out of memory. What lost is in `notes.md`.
 
 use super::{DecodeTable, EncodeTable, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
 use std::arch::x86_64::*;
@@ -51,46 +53,127 @@ pub(crate) fn encode_steps(
 
 /// The decoding tables as registers.
 struct Registers {
-    symbol: [__m512i; 4],  // 256 bytes
-    freq_start: __m512i,   // 32 x (freq | start << 8)
+    symbol: [__m512i; 4], // 256 bytes
+    freq_start: __m512i,  // 32 x (freq | start << 8)
     base: __m512i,
+    spread: __m512i, // for `put`: bytes of the low plane to 8-byte lanes,
+    cut: __m512i,    // fields to bytes,
+    keep: __m512i,   // and the bits of an element that they are
+}
+
+/// [`super::JoinSteps`].
+pub(crate) fn join_steps(table: &DecodeTable, lanes: &mut Lanes, k: u32, low: &mut &[u8], out: &mut [u8]) -> usize {
+    assert!(available());
+    // SAFETY: the CPU has the features, checked on the line above.
+    unsafe {
+        match k {
+            4 => join_all::<4>(table, lanes, low, out),
+            6 => join_all::<6>(table, lanes, low, out),
+            7 => join_all::<7>(table, lanes, low, out),
+            _ => 0,
+        }
+    }
+}
+
+impl Registers {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2")]
+    fn new(table: &DecodeTable, k: u32) -> Registers {
+        let mut freq_start = [0u16; 32];
+        for (entry, (freq, start)) in freq_start.iter_mut().zip(table.freq.iter().zip(&table.start)) {
+            *entry = freq | start << 8;
+        }
+        let symbol: &[[u8; 64]] = table.symbol.as_chunks().0;
+        // Four weights of k + 1 bits to each 8-byte lane, from the byte where the first of them begins.
+        let first_bit = |lane: usize| lane * 4 * (k as usize + 1);
+        let spread = std::array::from_fn(|idx| (first_bit(idx / 8) / 8 + idx % 8) as u8 & 31);
+        // To each weight's low byte its own bits, to its high byte those that bring the sign to the top.
+        let cut = std::array::from_fn(|idx| {
+            let bit = first_bit(idx / 8) % 8 + idx % 8 / 2 * (k as usize + 1);
+            (if idx % 2 == 0 { bit } else { bit + k as usize + 64 - 7 }) as u8 & 63
+        });
+        Registers {
+            symbol: [load(&symbol[0]), load(&symbol[1]), load(&symbol[2]), load(&symbol[3])],
+            freq_start: load16(&freq_start),
+            base: _mm512_set1_epi16(table.base as i16),
+            spread: load(&spread),
+            cut: load(&cut),
+            keep: _mm512_set1_epi16((0x8000 | ((1u32 << k) - 1)) as i16),
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
 fn decode_all(table: &DecodeTable, lanes: &mut Lanes, out: &mut [u16]) -> usize {
-    let mut freq_start = [0u16; 32];
-    for (entry, (freq, start)) in freq_start.iter_mut().zip(table.freq.iter().zip(&table.start)) {
-        *entry = freq | start << 8;
-    }
-    let symbol: &[[u8; 64]] = table.symbol.as_chunks().0;
-    let registers = Registers {
-        symbol: [load(&symbol[0]), load(&symbol[1]), load(&symbol[2]), load(&symbol[3])],
-        freq_start: load16(&freq_start),
-        base: _mm512_set1_epi16(table.base as i16),
-    };
+    let registers = Registers::new(table, 0);
     let n_steps = out.len() / N_LANES;
     let mut n_done = 0;
     while n_done < n_steps {
-        let shortest = lanes.streams.iter().map(|stream| stream.len()).min().unwrap_or(0);
-        let n_safe = (shortest / LANES_PER_GROUP).min(n_steps - n_done);
+        let n_safe = n_safe_steps(lanes).min(n_steps - n_done);
         if n_safe == 0 {
             break;
         }
-        let batch = &mut out[n_done * N_LANES..][..n_safe * N_LANES];
-        // SAFETY: a step takes at most 32 bytes of a stream and every stream has 32 for each of these steps.
-        n_done += unsafe { decode_batch::<false>(&registers, lanes, batch) };
+        let to = Target { low: std::ptr::null(), out: out[n_done * N_LANES..].as_mut_ptr().cast() };
+        // SAFETY: a step takes at most 32 bytes of a stream and every stream has 32 for each of these steps;
+        // `out` has 256 bytes for each.
+        n_done += unsafe { decode_batch::<false, 0>(&registers, lanes, n_safe, to) };
     }
-    // SAFETY: masked loads read only what is left of each stream.
-    n_done + unsafe { decode_batch::<true>(&registers, lanes, &mut out[n_done * N_LANES..]) }
+    let to = Target { low: std::ptr::null(), out: out[n_done * N_LANES..].as_mut_ptr().cast() };
+    // SAFETY: masked loads read only what is left of each stream; `out` has 256 bytes for each step.
+    n_done + unsafe { decode_batch::<true, 0>(&registers, lanes, n_steps - n_done, to) }
 }
 
-/// Decodes whole steps. With `NEAR_END` loads stop at the end of a stream, and the loop stops before a step
-/// that would need more.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
+fn join_all<const K: u32>(table: &DecodeTable, lanes: &mut Lanes, low: &mut &[u8], out: &mut [u8]) -> usize {
+    let registers = Registers::new(table, K);
+    let low_bytes = N_LANES / 8 * (K as usize + 1); // a step's
+    let n_steps = (out.len() / (2 * N_LANES)).min(low.len().saturating_sub(32) / low_bytes);
+    let mut n_done = 0;
+    while n_done < n_steps {
+        let is_near_end = n_safe_steps(lanes) == 0;
+        let to = Target { low: low.as_ptr(), out: out[n_done * 2 * N_LANES..].as_mut_ptr() };
+        // SAFETY: as in `decode_all`; `low` has a step's bytes for each step and 32 more, so that a load of 32
+        // bytes stays inside.
+        let n = unsafe {
+            if is_near_end {
+                decode_batch::<true, K>(&registers, lanes, n_steps - n_done, to)
+            } else {
+                decode_batch::<false, K>(&registers, lanes, n_safe_steps(lanes).min(n_steps - n_done), to)
+            }
+        };
+        *low = &low[n * low_bytes..];
+        n_done += n;
+        if is_near_end {
+            break;
+        }
+    }
+    n_done
+}
+
+/// Steps for which every stream has bytes enough, however many each lane takes.
+fn n_safe_steps(lanes: &Lanes) -> usize {
+    lanes.streams.iter().map(|stream| stream.len()).min().unwrap_or(0) / LANES_PER_GROUP
+}
+
+/// Where a batch reads the low plane (packed) and writes its values.
+struct Target {
+    low: *const u8,
+    out: *mut u8,
+}
+
+/// Decodes up to `n_steps` steps. With `NEAR_END` loads stop at the end of a stream, and the loop stops before
+/// a step that would need more. With `K` = 0 the values themselves are written, else whole elements of 16 bits
+/// put together with their `K + 1` low bits.
 ///
 /// # Safety
-/// Without `NEAR_END` each stream must hold 32 bytes for every step.
+/// Without `NEAR_END` each stream must hold 32 bytes for every step. `to.out` is writable for 256 bytes a step;
+/// with `K` > 0, `to.low` is readable for `16 * (K + 1)` bytes a step and 32 more.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
-unsafe fn decode_batch<const NEAR_END: bool>(registers: &Registers, lanes: &mut Lanes, out: &mut [u16]) -> usize {
+unsafe fn decode_batch<const NEAR_END: bool, const K: u32>(
+    registers: &Registers,
+    lanes: &mut Lanes,
+    n_steps: usize,
+    mut to: Target,
+) -> usize {
     let (byte, escape) = (_mm512_set1_epi16(255), _mm512_set1_epi16(31));
     let states: &mut [[u16; 32]] = lanes.state.as_chunks_mut().0;
     let mut x = [load16(&states[0]), load16(&states[1]), load16(&states[2]), load16(&states[3])];
@@ -99,7 +182,7 @@ unsafe fn decode_batch<const NEAR_END: bool>(registers: &Registers, lanes: &mut 
     let n_escapes = lanes.escapes.len() - crate::escapes::SLACK;
     let mut n_used = lanes.n_escapes_used;
     let mut n_done = 0;
-    'steps: for step in out.as_chunks_mut::<N_LANES>().0 {
+    'steps: while n_done < n_steps {
         let before = (x, next, n_used);
         let pairs = [symbols(registers, x[0], x[1]), symbols(registers, x[2], x[3])];
         for group in 0..N_GROUPS {
@@ -112,7 +195,8 @@ unsafe fn decode_batch<const NEAR_END: bool>(registers: &Registers, lanes: &mut 
             let value = _mm512_add_epi16(symbol, registers.base);
             let value = _mm512_mask_expand_epi16(value, is_escape, waiting);
             n_used += is_escape.count_ones() as usize;
-            store16(&mut step.as_chunks_mut::<LANES_PER_GROUP>().0[group], value);
+            // SAFETY: a quarter of a step, by the caller.
+            unsafe { put::<K>(registers, value, &mut to) };
 
             let freq_start = _mm512_permutexvar_epi16(symbol, registers.freq_start);
             let freq = _mm512_and_si512(freq_start, byte);
@@ -150,6 +234,31 @@ unsafe fn decode_batch<const NEAR_END: bool>(registers: &Registers, lanes: &mut 
     }
     lanes.n_escapes_used = n_used;
     n_done
+}
+
+/// Writes 32 values, or the elements that they and 32 values of the low plane make, and moves on.
+///
+/// # Safety
+/// 64 bytes are writable at `to.out`; with `K` > 0, 32 bytes are readable at `to.low`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn put<const K: u32>(registers: &Registers, value: __m512i, to: &mut Target) {
+    let element = if K == 0 {
+        value
+    } else {
+        // SAFETY: by the caller.
+        let packed = unsafe { _mm256_loadu_si256(to.low.cast()) };
+        let lanes = _mm512_permutexvar_epi8(registers.spread, _mm512_castsi256_si512(packed));
+        let low = _mm512_multishift_epi64_epi8(registers.cut, lanes);
+        let field = _mm512_sll_epi16(value, _mm_cvtsi32_si128(K as i32));
+        _mm512_ternarylogic_epi64::<0xea>(low, registers.keep, field) // low & keep | field
+    };
+    // SAFETY: by the caller; `K + 1` times four bytes hold 32 low values.
+    unsafe {
+        _mm512_storeu_si512(to.out.cast(), element);
+        to.out = to.out.add(64);
+        to.low = to.low.wrapping_add(if K == 0 { 0 } else { 4 * (K as usize + 1) });
+    }
 }
 
 /// Symbols of two groups: those of `first` in the low bytes, those of `second` in the high bytes.

@@ -47,6 +47,11 @@ pub(crate) struct Lanes<'a> {
 /// kernel's loads; returns how many steps that was. `out.len()` is a multiple of [`N_LANES`].
 pub(crate) type DecodeSteps = fn(&DecodeTable, &mut Lanes, out: &mut [u16]) -> usize;
 
+/// Decodes whole steps like [`DecodeSteps`] and puts each value together with its `k + 1` bits of the raw low
+/// plane: `out` receives elements of 16 bits (docs/format.md section 4). Moves `low`, which is packed, on.
+/// Returns how many steps were done; it may stop early for want of readable bytes.
+pub(crate) type JoinSteps = fn(&DecodeTable, &mut Lanes, k: u32, low: &mut &[u8], out: &mut [u8]) -> usize;
+
 /// Encodes all of `symbols` (whole steps), last step first. Each group's bytes end at the end of its buffer,
 /// which holds at least [`LANES_PER_GROUP`] bytes a step; returns where they begin.
 pub(crate) type EncodeSteps =
@@ -85,6 +90,12 @@ impl<'a> Plane<'a> {
         reader.finish()?;
         let lanes = Lanes { state, streams, escapes, n_escapes_used: 0 };
         Ok(Plane { table: model.decode_table(), lanes, tail })
+    }
+
+    /// Decodes as many elements of 16 bits as the kernel can, with `low`, the raw low plane of the same chunk.
+    /// Returns how many bytes of `out` were written.
+    pub fn next_elements(&mut self, kernels: &Kernels, k: u32, low: &mut &'a [u8], out: &mut [u8]) -> usize {
+        (kernels.rans8_join)(&self.table, &mut self.lanes, k, low, out) * 2 * N_LANES
     }
 
     /// The next `out.len()` values: a multiple of [`N_LANES`], or what is left of the plane.
