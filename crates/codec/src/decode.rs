@@ -32,8 +32,9 @@ pub const MAX_CHUNK_BYTES: usize = 16 << 20;
 /// ```
 pub struct Decoder {
     kernels: &'static Kernels,
-    tables: Vec<rans12::DecodeTable>,    // one per plane
-    escapes: Vec<Vec<u16>>,              // one per plane
+    past_caches: bool,
+    tables: Vec<rans12::DecodeTable>,      // one per plane
+    escapes: Vec<Vec<u16>>,                // one per plane
     bytes: Box<[[u8; BLOCK]; MAX_PLANES]>, // a block of each byte plane; the last one for a field's symbols
     field: Box<[u16; BLOCK]>,
 }
@@ -53,11 +54,20 @@ impl Decoder {
     pub(crate) fn with(kernels: &'static Kernels) -> Decoder {
         Decoder {
             kernels,
+            past_caches: false,
             tables: (0..MAX_PLANES).map(|_| rans12::DecodeTable::default()).collect(),
             escapes: vec![vec![]; MAX_PLANES],
             bytes: Box::new([[0; BLOCK]; MAX_PLANES]),
             field: Box::new([0; BLOCK]),
         }
+    }
+
+    /// Whether to write past the caches where `dst` begins at a multiple of 64 bytes: faster for output larger
+    /// than the caches that nobody reads soon, such as a model being loaded; slower for a buffer used again and
+    /// again. Off at first.
+    pub fn past_caches(mut self, past_caches: bool) -> Decoder {
+        self.past_caches = past_caches;
+        self
     }
 
     /// Decodes `chunk` into all of `dst`: the bytes that the chunk stands for, as many as the encoder was given.
@@ -70,7 +80,7 @@ impl Decoder {
         let n = dst.len() / element_bytes;
         let (split, parts) = frame(element_bytes, chunk)?;
         let mut planes: [Option<Plane>; MAX_PLANES] = Default::default();
-        let Decoder { kernels, tables, escapes, bytes, field } = self;
+        let Decoder { kernels, past_caches, tables, escapes, bytes, field } = self;
         let memory = tables.iter_mut().zip(escapes);
         for (idx, ((plane, part), (table, escapes))) in planes.iter_mut().zip(&parts).zip(memory).enumerate() {
             let bits = split.plane_bits(element_bytes, idx);
@@ -80,7 +90,8 @@ impl Decoder {
         }
         let n_joined = match (split, element_bytes, &mut planes) {
             (Split::Half { k }, 2, [Some(Plane::Raw { packed }), Some(Plane::Rans8(field)), ..]) => {
-                field.next_elements(kernels, k, packed, dst)
+                let join = rans8::Join { k, past_caches: *past_caches };
+                field.next_elements(kernels, join, packed, dst)
             }
             _ => 0,
         };

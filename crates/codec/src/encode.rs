@@ -70,6 +70,7 @@ impl Encoder {
         let element_bytes = dtype.element_bytes();
         check_length(raw.len(), element_bytes)?;
         let begin = out.len();
+        warm(raw);
         let sample = Sample::new(dtype, self.level, raw);
         match sample.split {
             Split::Bytes => self.bytes(element_bytes, raw, out),
@@ -164,6 +165,12 @@ impl Encoder {
         }
         (self.low, self.plane, self.escapes) = (low, symbols, escapes);
     }
+}
+
+/// Reads a byte of every cache line in order, as the hardware prefetches best. Without it the samples, at
+/// random places, wait for memory one by one: encoding out of memory took a third longer.
+fn warm(raw: &[u8]) {
+    std::hint::black_box(raw.iter().step_by(64).fold(0, |sum: u8, &byte| sum.wrapping_add(byte)));
 }
 
 /// The coder of a field plane, with its statistics.

@@ -3,7 +3,7 @@
 use super::ESCAPE;
 use crate::normalize::{cost, normalize};
 use crate::reader::Reader;
-use crate::rans8::model::{best_window, close_up};
+use crate::rans8::model::{best_window, keep_run};
 use crate::Error;
 
 const N_SYMBOLS: usize = 256;
@@ -55,13 +55,12 @@ impl Model {
     /// The model for a plane of more than 8 bits, counted in full (index = value). Values that are rare or
     /// outside the best window become escapes. `None` if that leaves one symbol.
     pub fn for_window(counts: &[u32]) -> Option<Model> {
-        let mut base = best_window(counts, usize::from(ESCAPE));
+        let window_base = best_window(counts, usize::from(ESCAPE));
+        let window = &counts[window_base..][..usize::from(ESCAPE)];
         let n: u64 = counts.iter().map(|&count| u64::from(count)).sum();
         let mut kept = [0; N_SYMBOLS];
-        for (kept, &count) in kept[..usize::from(ESCAPE)].iter_mut().zip(&counts[base..]) {
-            *kept = if u64::from(count) * PARTS_FOR_A_SYMBOL >= n { count } else { 0 };
-        }
-        base += close_up(&mut kept[..usize::from(ESCAPE)]);
+        let is_common = |count: u32| u64::from(count) * PARTS_FOR_A_SYMBOL >= n;
+        let base = window_base + keep_run(window, is_common, &mut kept[..usize::from(ESCAPE)]);
         let n_kept: u64 = kept.iter().map(|&count| u64::from(count)).sum();
         kept[usize::from(ESCAPE)] = (n - n_kept) as u32;
         Some(Model { base: base as u16, is_window: true, ..Model::for_bytes(&kept)? })

@@ -16,7 +16,7 @@
 //! registers, so that reads and writes of memory are spread evenly over the arithmetic: in two passes over a
 //! block the same work ran at half the speed out of memory. What lost is in `notes.md`.
 
-use super::{DecodeTable, EncodeTable, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
+use super::{DecodeTable, EncodeTable, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
 use std::arch::x86_64::*;
 
 /// True if this CPU runs the functions of this file.
@@ -62,14 +62,16 @@ struct Registers {
 }
 
 /// [`super::JoinSteps`].
-pub(crate) fn join_steps(table: &DecodeTable, lanes: &mut Lanes, k: u32, low: &mut &[u8], out: &mut [u8]) -> usize {
+pub(crate) fn join_steps(table: &DecodeTable, lanes: &mut Lanes, join: Join, low: &mut &[u8], out: &mut [u8]) -> usize {
     assert!(available());
-    // SAFETY: the CPU has the features, checked on the line above.
+    let past_caches = join.past_caches && out.as_ptr().addr().is_multiple_of(64);
+    // SAFETY: the CPU has the features; with `past_caches`, `out` begins at a multiple of 64 bytes.
     unsafe {
-        match k {
-            4 => join_all::<4>(table, lanes, low, out),
-            6 => join_all::<6>(table, lanes, low, out),
-            7 => join_all::<7>(table, lanes, low, out),
+        match (join.k, past_caches) {
+            (6, true) => join_all::<6, true>(table, lanes, low, out),
+            (6, false) => join_all::<6, false>(table, lanes, low, out),
+            (4, _) => join_all::<4, false>(table, lanes, low, out),
+            (7, _) => join_all::<7, false>(table, lanes, low, out),
             _ => 0,
         }
     }
@@ -115,15 +117,22 @@ fn decode_all(table: &DecodeTable, lanes: &mut Lanes, out: &mut [u16]) -> usize 
         let to = Target { low: std::ptr::null(), out: out[n_done * N_LANES..].as_mut_ptr().cast() };
         // SAFETY: a step takes at most 32 bytes of a stream and every stream has 32 for each of these steps;
         // `out` has 256 bytes for each.
-        n_done += unsafe { decode_batch::<false, 0>(&registers, lanes, n_safe, to) };
+        n_done += unsafe { decode_batch::<false, 0, false>(&registers, lanes, n_safe, to) };
     }
     let to = Target { low: std::ptr::null(), out: out[n_done * N_LANES..].as_mut_ptr().cast() };
     // SAFETY: masked loads read only what is left of each stream; `out` has 256 bytes for each step.
-    n_done + unsafe { decode_batch::<true, 0>(&registers, lanes, n_steps - n_done, to) }
+    n_done + unsafe { decode_batch::<true, 0, false>(&registers, lanes, n_steps - n_done, to) }
 }
 
+/// # Safety
+/// With `PAST_CACHES`, `out` begins at a multiple of 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
-fn join_all<const K: u32>(table: &DecodeTable, lanes: &mut Lanes, low: &mut &[u8], out: &mut [u8]) -> usize {
+unsafe fn join_all<const K: u32, const PAST_CACHES: bool>(
+    table: &DecodeTable,
+    lanes: &mut Lanes,
+    low: &mut &[u8],
+    out: &mut [u8],
+) -> usize {
     let registers = Registers::new(table, K);
     let low_bytes = N_LANES / 8 * (K as usize + 1); // a step's
     let n_steps = (out.len() / (2 * N_LANES)).min(low.len().saturating_sub(32) / low_bytes);
@@ -135,9 +144,9 @@ fn join_all<const K: u32>(table: &DecodeTable, lanes: &mut Lanes, low: &mut &[u8
         // bytes stays inside.
         let n = unsafe {
             if is_near_end {
-                decode_batch::<true, K>(&registers, lanes, n_steps - n_done, to)
+                decode_batch::<true, K, PAST_CACHES>(&registers, lanes, n_steps - n_done, to)
             } else {
-                decode_batch::<false, K>(&registers, lanes, n_safe_steps(lanes).min(n_steps - n_done), to)
+                decode_batch::<false, K, PAST_CACHES>(&registers, lanes, n_safe_steps(lanes).min(n_steps - n_done), to)
             }
         };
         *low = &low[n * low_bytes..];
@@ -145,6 +154,9 @@ fn join_all<const K: u32>(table: &DecodeTable, lanes: &mut Lanes, low: &mut &[u8
         if is_near_end {
             break;
         }
+    }
+    if PAST_CACHES {
+        _mm_sfence(); // streaming stores are not ordered with later ones by themselves
     }
     n_done
 }
@@ -162,13 +174,13 @@ struct Target {
 
 /// Decodes up to `n_steps` steps. With `NEAR_END` loads stop at the end of a stream, and the loop stops before
 /// a step that would need more. With `K` = 0 the values themselves are written, else whole elements of 16 bits
-/// put together with their `K + 1` low bits.
+/// put together with their `K + 1` low bits; `PAST_CACHES` says how.
 ///
 /// # Safety
 /// Without `NEAR_END` each stream must hold 32 bytes for every step. `to.out` is writable for 256 bytes a step;
 /// with `K` > 0, `to.low` is readable for `16 * (K + 1)` bytes a step and 32 more.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
-unsafe fn decode_batch<const NEAR_END: bool, const K: u32>(
+unsafe fn decode_batch<const NEAR_END: bool, const K: u32, const PAST_CACHES: bool>(
     registers: &Registers,
     lanes: &mut Lanes,
     n_steps: usize,
@@ -196,7 +208,7 @@ unsafe fn decode_batch<const NEAR_END: bool, const K: u32>(
             let value = _mm512_mask_expand_epi16(value, is_escape, waiting);
             n_used += is_escape.count_ones() as usize;
             // SAFETY: a quarter of a step, by the caller.
-            unsafe { put::<K>(registers, value, &mut to) };
+            unsafe { put::<K, PAST_CACHES>(registers, value, &mut to) };
 
             let freq_start = _mm512_permutexvar_epi16(symbol, registers.freq_start);
             let freq = _mm512_and_si512(freq_start, byte);
@@ -239,10 +251,10 @@ unsafe fn decode_batch<const NEAR_END: bool, const K: u32>(
 /// Writes 32 values, or the elements that they and 32 values of the low plane make, and moves on.
 ///
 /// # Safety
-/// 64 bytes are writable at `to.out`; with `K` > 0, 32 bytes are readable at `to.low`.
+/// 64 bytes are writable at `to.out`, at a multiple of 64 with `PAST_CACHES`; with `K` > 0, 32 bytes are readable at `to.low`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn put<const K: u32>(registers: &Registers, value: __m512i, to: &mut Target) {
+unsafe fn put<const K: u32, const PAST_CACHES: bool>(registers: &Registers, value: __m512i, to: &mut Target) {
     let element = if K == 0 {
         value
     } else {
@@ -255,7 +267,11 @@ unsafe fn put<const K: u32>(registers: &Registers, value: __m512i, to: &mut Targ
     };
     // SAFETY: by the caller; `K + 1` times four bytes hold 32 low values.
     unsafe {
-        _mm512_storeu_si512(to.out.cast(), element);
+        if PAST_CACHES {
+            _mm512_stream_si512(to.out.cast(), element);
+        } else {
+            _mm512_storeu_si512(to.out.cast(), element);
+        }
         to.out = to.out.add(64);
         to.low = to.low.wrapping_add(if K == 0 { 0 } else { 4 * (K as usize + 1) });
     }

@@ -47,10 +47,19 @@ pub(crate) struct Lanes<'a> {
 /// kernel's loads; returns how many steps that was. `out.len()` is a multiple of [`N_LANES`].
 pub(crate) type DecodeSteps = fn(&DecodeTable, &mut Lanes, out: &mut [u16]) -> usize;
 
-/// Decodes whole steps like [`DecodeSteps`] and puts each value together with its `k + 1` bits of the raw low
+/// Decodes whole steps like [`DecodeSteps`] and puts each value together with its bits of the raw low
 /// plane: `out` receives elements of 16 bits (docs/format.md section 4). Moves `low`, which is packed, on.
 /// Returns how many steps were done; it may stop early for want of readable bytes.
-pub(crate) type JoinSteps = fn(&DecodeTable, &mut Lanes, k: u32, low: &mut &[u8], out: &mut [u8]) -> usize;
+pub(crate) type JoinSteps = fn(&DecodeTable, &mut Lanes, Join, low: &mut &[u8], out: &mut [u8]) -> usize;
+
+/// How [`JoinSteps`] is to write elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Join {
+    /// Bits below the field.
+    pub k: u32,
+    /// Write past the caches, if the kernel can: for output that nobody reads soon.
+    pub past_caches: bool,
+}
 
 /// Encodes all of `symbols` (whole steps), last step first. Each group's bytes end at the end of its buffer,
 /// which holds at least [`LANES_PER_GROUP`] bytes a step; returns where they begin.
@@ -94,8 +103,8 @@ impl<'a> Plane<'a> {
 
     /// Decodes as many elements of 16 bits as the kernel can, with `low`, the raw low plane of the same chunk.
     /// Returns how many bytes of `out` were written.
-    pub fn next_elements(&mut self, kernels: &Kernels, k: u32, low: &mut &'a [u8], out: &mut [u8]) -> usize {
-        (kernels.rans8_join)(&self.table, &mut self.lanes, k, low, out) * 2 * N_LANES
+    pub fn next_elements(&mut self, kernels: &Kernels, join: Join, low: &mut &'a [u8], out: &mut [u8]) -> usize {
+        (kernels.rans8_join)(&self.table, &mut self.lanes, join, low, out) * 2 * N_LANES
     }
 
     /// The next `out.len()` values: a multiple of [`N_LANES`], or what is left of the plane.

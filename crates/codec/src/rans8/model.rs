@@ -44,10 +44,8 @@ impl Model {
         let thinnest = [256, 420, 700, 1200].into_iter();
         let candidates = thinnest.map(|parts| {
             let mut kept = [0u32; N_SYMBOLS];
-            for (kept, &count) in kept.iter_mut().zip(window) {
-                *kept = if u64::from(count) * parts >= n || count == commonest { count } else { 0 };
-            }
-            let base = base + close_up(&mut kept[..ESCAPE]);
+            let is_common = |count: u32| u64::from(count) * parts >= n || count == commonest;
+            let base = base + keep_run(window, is_common, &mut kept[..ESCAPE]);
             let n_kept: u64 = kept.iter().map(|&count| u64::from(count)).sum();
             let n_escapes = (n - n_kept) as u32;
             kept[ESCAPE] = n_escapes.max(1);
@@ -105,11 +103,14 @@ impl Model {
     }
 }
 
-/// Moves `kept` down so that it begins with a non-zero count; returns by how much.
-pub(crate) fn close_up(kept: &mut [u32]) -> usize {
-    let n_empty = kept.iter().take_while(|&&count| count == 0).count() % kept.len();
-    kept.rotate_left(n_empty);
-    n_empty
+/// Copies to `kept` the counts from the first common one to the last (those between would be gaps, which cost
+/// the encoder a second pass), zero elsewhere; returns where the first stands in `window`.
+pub(crate) fn keep_run(window: &[u32], is_common: impl Fn(u32) -> bool, kept: &mut [u32]) -> usize {
+    let first = window.iter().position(|&count| is_common(count)).unwrap_or(0);
+    let end = window.iter().rposition(|&count| is_common(count)).map_or(0, |last| last + 1);
+    let run = &window[first..end.max(first)];
+    kept[..run.len()].copy_from_slice(run);
+    first
 }
 
 /// Where the `width` neighbouring values begin that hold most of `counts`; the first of equals.
