@@ -1,0 +1,146 @@
+//! `netweight inspect`: the tensors of a checkpoint or archive, how they are stored, how small they could get.
+
+use std::path::PathBuf;
+
+use netweight_pack::{InspectOptions, InspectedKind, Inspection, TensorReport, inspect};
+
+use crate::bar::Bar;
+use crate::failure::{Failure, Reads};
+use crate::table::{Column, Table};
+use crate::ui::Ui;
+use crate::units::{bytes, counted, grouped, percent};
+use crate::verbs::Outcome;
+use crate::verbs::grouping::{Group, groups, singles};
+
+const EXAMPLES: &str = "\
+Examples:
+  netweight inspect Llama-3.1-8B.nw             Tensors that differ in their layer only share a row
+  netweight inspect Llama-3.1-8B.nw --all       Each tensor has its row
+  netweight inspect Llama-3.1-8B --no-bounds    At once: headers only
+
+Columns: bits is what a weight takes in the archive, on average; bound is the bits with its exponent coded at
+its order-0 entropy and the rest as it is; joint is the same for its 16 most significant bits together. No coder
+that looks at one weight at a time gets below joint.";
+
+/// Show the tensors of a checkpoint or archive, how they are stored and how small they could get
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A checkpoint or an archive, file or folder.
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// A row for each tensor.
+    #[arg(long)]
+    pub all: bool,
+    /// Do not go through the weights: leave the bounds out.
+    #[arg(long)]
+    pub no_bounds: bool,
+    /// Threads; 0 for as many as the machine runs at once.
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
+    pub threads: u16,
+}
+
+/// Inspects, then prints a table.
+///
+/// # Errors
+/// Those of [`inspect`].
+pub fn run(args: &Args, ui: &Ui) -> Outcome {
+    let options = InspectOptions { threads: usize::from(args.threads), bounds: !args.no_bounds };
+    let bar = Bar::new(ui, "inspect");
+    let found = inspect(&args.path, &options, &bar).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
+    drop(bar);
+    ui.answer("inspect", &found, || text(&found, args.all, ui.width()))?;
+    Ok(0)
+}
+
+fn text(found: &Inspection, all: bool, width: Option<usize>) -> String {
+    let rows = if all { singles(&found.tensors) } else { groups(&found.tensors) };
+    let columns = Columns { is_archive: found.kind == InspectedKind::Archive, bounds: found.totals.bound_bytes.is_some() };
+    let mut table = Table::new(columns.headings());
+    for group in &rows {
+        table.push(columns.row(group));
+    }
+    let whole = Group { name: format!("all {}", counted(found.tensors.len() as u64, "tensor")), tensors: found.tensors.iter().collect() };
+    if !found.tensors.is_empty() {
+        let mut row = columns.row(&whole);
+        row[1..=3].fill(String::new());
+        if columns.is_archive {
+            row[5].clear();
+        }
+        table.push(row);
+    }
+    format!("{}\n\n{}\n{}", heading(found), table.render(width), totals(found))
+}
+
+fn heading(found: &Inspection) -> String {
+    let kind = match (found.kind, found.format, &found.level) {
+        (InspectedKind::Archive, Some(format), Some(level)) => format!("archive of format {format}, level {level}"),
+        (InspectedKind::Archive, ..) => "archive".to_owned(),
+        _ => "checkpoint".to_owned(),
+    };
+    let n_weights: u64 = found.tensors.iter().map(|tensor| tensor.n_elements).sum();
+    let n_tensors = counted(found.tensors.len() as u64, "tensor");
+    format!("{}: {kind}, {n_tensors}, {} weights", found.path, grouped(n_weights))
+}
+
+fn totals(found: &Inspection) -> String {
+    let totals = &found.totals;
+    let whole = totals.bytes as f64;
+    let line = |what: &str, n_bytes: f64| {
+        format!("{what:<12}{:>20} bytes  {:>9}", grouped(n_bytes.round() as u64), percent(n_bytes, whole))
+    };
+    let mut lines = vec![line("tensors", whole)];
+    lines.extend(totals.stored_bytes.map(|stored| line("stored", stored as f64)));
+    lines.extend(totals.bound_bytes.map(|bound| line("bound", bound)));
+    lines.extend(totals.joint_bytes.map(|joint| line("joint", joint)));
+    if let (Some(stored), Some(bound)) = (totals.stored_bytes, totals.bound_bytes) {
+        lines.push(format!("stored is {} of the bound", percent(stored as f64, bound)));
+    }
+    lines.join("\n")
+}
+
+/// Which columns there is something to say in.
+struct Columns {
+    is_archive: bool,
+    bounds: bool,
+}
+
+impl Columns {
+    fn headings(&self) -> Vec<(&'static str, Column)> {
+        use Column::{Number, Text};
+        let mut headings = vec![("tensor", Text), ("n", Number), ("dtype", Number), ("shape", Text), ("size", Number)];
+        if self.is_archive {
+            headings.extend([("coder", Text), ("stored", Number), ("bits", Number)]);
+        }
+        if self.bounds {
+            headings.extend([("bound", Number), ("joint", Number)]);
+        }
+        headings
+    }
+
+    fn row(&self, group: &Group<'_>) -> Vec<String> {
+        let first = group.tensors[0];
+        let shape: Vec<String> = first.shape.iter().map(u64::to_string).collect();
+        let size = |field: fn(&TensorReport) -> Option<f64>| {
+            group.sum(field).map_or("-".to_owned(), |n_bytes| bytes(n_bytes as u64))
+        };
+        let bits = |field: fn(&TensorReport) -> Option<f64>| {
+            group.mean_bits(field).map_or("-".to_owned(), |bits| format!("{bits:.3}"))
+        };
+        let mut row = vec![
+            group.name.clone(),
+            group.tensors.len().to_string(),
+            first.dtype.clone(),
+            if shape.is_empty() { "scalar".to_owned() } else { shape.join(" x ") },
+            size(|tensor| Some(tensor.bytes as f64)),
+        ];
+        if self.is_archive {
+            let stored = size(|tensor| tensor.stored_bytes.map(|n_bytes| n_bytes as f64));
+            row.extend([group.coder(), stored, bits(|tensor| tensor.bits_per_element)]);
+        }
+        if self.bounds {
+            row.extend([bits(|tensor| tensor.bound_bits), bits(|tensor| tensor.joint_bits)]);
+        }
+        row
+    }
+}
