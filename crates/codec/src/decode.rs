@@ -51,6 +51,12 @@ impl Decoder {
         Decoder::with(kernels::best())
     }
 
+    /// A decoder for the instruction set of that name, one of [`crate::isas`]; `None` for any other. For tests
+    /// and measurements: all of them give the same bytes.
+    pub fn for_isa(name: &str) -> Option<Decoder> {
+        kernels::available().find(|kernels| kernels.name == name).map(Decoder::with)
+    }
+
     pub(crate) fn with(kernels: &'static Kernels) -> Decoder {
         Decoder {
             kernels,

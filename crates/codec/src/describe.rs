@@ -49,3 +49,8 @@ pub fn checksum(bytes: &[u8]) -> u64 {
 pub fn isa() -> &'static str {
     kernels::best().name
 }
+
+/// The instruction sets that this CPU can run, slowest first.
+pub fn isas() -> impl Iterator<Item = &'static str> {
+    kernels::available().map(|kernels| kernels.name)
+}

@@ -37,7 +37,7 @@ mod describe;
 
 pub use bound::{Bound, BoundReport};
 pub use decode::{Decoder, MAX_CHUNK_BYTES};
-pub use describe::{ChunkInfo, PlaneInfo, checksum, describe_chunk, isa};
+pub use describe::{ChunkInfo, PlaneInfo, checksum, describe_chunk, isa, isas};
 pub use encode::{Encoder, Level};
 pub use error::Error;
 

@@ -94,6 +94,9 @@ impl Model {
         for symbol in (0..N_SYMBOLS).filter(|symbol| present[symbol / 8] >> (symbol % 8) & 1 == 1) {
             let first = u32::from(reader.u8()?);
             let coded = if first < 128 { first } else { first & 127 | u32::from(reader.u8()?) << 7 };
+            if first >= 128 && coded < 128 {
+                return Err(Error::Corrupt("rans12 table")); // Two bytes where one is enough.
+            }
             freq[symbol] = coded + 1;
             if bits <= 8 || symbol != usize::from(ESCAPE) {
                 highest = symbol as u32;
