@@ -36,6 +36,11 @@ fn round_trip(dtype: &str, raw: &[u8], level: Level, kernels: &'static Kernels) 
         let mut back = vec![0xaa; raw.len()];
         Decoder::with(kernels).decode_chunk(dtype, &chunk, &mut back).unwrap();
         assert!(back == raw, "{} {:?} {} bytes, {}", dtype.name(), level, raw.len(), kernels.name);
+        let mut room = vec![0xaa; raw.len() + 64];
+        let begin = room.as_ptr().align_offset(64);
+        let back = &mut room[begin..][..raw.len()];
+        Decoder::with(kernels).past_caches(true).decode_chunk(dtype, &chunk, back).unwrap();
+        assert!(back == raw, "past caches: {} {:?} {} bytes, {}", dtype.name(), level, raw.len(), kernels.name);
     }
     chunk
 }

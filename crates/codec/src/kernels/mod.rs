@@ -85,6 +85,7 @@ static AVX2: Kernels = Kernels {
     name: "avx2",
     available: rans8::avx2::available,
     rans8_decode: rans8::avx2::decode_steps,
+    rans8_join: rans8::avx2::join_steps,
     rans8_encode: rans8::avx2::encode_steps,
     rans12_decode: rans12::avx2::decode_steps,
     pack: avx2::pack,
@@ -118,7 +119,14 @@ static AVX512: Kernels = Kernels {
 };
 
 #[cfg(target_arch = "aarch64")]
-static NEON: Kernels = Kernels { name: "neon", rans8_decode: rans8::neon::decode_steps, ..SCALAR };
+static NEON: Kernels = Kernels {
+    name: "neon",
+    available: rans8::neon::available,
+    rans8_decode: rans8::neon::decode_steps,
+    rans8_join: rans8::neon::join_steps,
+    rans8_encode: rans8::neon::encode_steps,
+    ..SCALAR
+};
 
 /// Every row, slowest first.
 static ALL: &[&Kernels] = &[

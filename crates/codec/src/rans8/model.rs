@@ -23,6 +23,9 @@ pub(crate) struct DecodeTable {
     pub start: [u16; N_SYMBOLS],
     pub symbol: [u8; TOTAL as usize], // by slot
     pub base: u16,
+    /// The same, arranged for AVX2 when that first asks.
+    #[cfg(target_arch = "x86_64")]
+    pub avx2: std::cell::OnceCell<super::avx2::Tables>,
 }
 
 /// Encoding tables.
@@ -94,7 +97,14 @@ impl Model {
         for s in 0..N_SYMBOLS {
             symbol[usize::from(start[s])..][..usize::from(self.freq[s])].fill(s as u8);
         }
-        DecodeTable { freq: self.freq.map(u16::from), start, symbol, base: self.base }
+        DecodeTable {
+            freq: self.freq.map(u16::from),
+            start,
+            symbol,
+            base: self.base,
+            #[cfg(target_arch = "x86_64")]
+            avx2: std::cell::OnceCell::new(),
+        }
     }
 
     pub fn encode_table(&self) -> EncodeTable {
