@@ -69,7 +69,9 @@ fn measure(data: &DataSet, options: &Options) -> Result<DataSetReport, Error> {
     let max_threads = thread_counts[thread_counts.len() - 1];
     let levels = options.levels.iter();
     let mut ours: Vec<Ours> = levels.map(|&level| Ours::new(data, level, max_threads, n_repeats)).collect();
-    let mut decoded = vec![0xa5u8; data.bytes.len()];
+    let mut mapped = vec![0xa5u8; data.bytes.len() + 64];
+    let begin = mapped.as_ptr().align_offset(64); // as mapped files and loaded models are
+    let decoded = &mut mapped[begin..][..data.bytes.len()];
     let mut peers = match options.peers {
         true => Some(Peers::start(&options.python, data, n_repeats)?),
         false => None,
@@ -80,13 +82,13 @@ fn measure(data: &DataSet, options: &Options) -> Result<DataSetReport, Error> {
         for row in &mut timings.memory {
             let timing = match row.operation {
                 "read" => memory::read(&data.bytes, row.n_threads, n_repeats),
-                _ => memory::copy(&data.bytes, &mut decoded, row.n_threads, n_repeats),
+                _ => memory::copy(&data.bytes, decoded, row.n_threads, n_repeats),
             };
             row.timings.push(timing);
         }
         for row in timings.tools.iter_mut().filter(|row| row.note.is_none()) {
             match (row.contender, &mut peers) {
-                (Contender::Level(idx), _) => our_round(&mut ours[idx], row, data, &mut decoded)?,
+                (Contender::Level(idx), _) => our_round(&mut ours[idx], row, data, decoded)?,
                 (Contender::Peer(idx), Some(Ok(peers))) => peer_round(peers, idx, row),
                 (Contender::Peer(_), _) => {}
             }
