@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::ui::Ui;
 
 /// What an interrupted verb leaves behind.
+#[cfg_attr(not(unix), allow(dead_code))]
 #[derive(Default)]
 struct Leftovers {
     /// For people.

@@ -1,10 +1,10 @@
-//! Tables as text. On a terminal, columns that may be cut give way until a row fits its width.
+//! Tables as text. On a terminal, text columns are cut and the least important columns left out until a row fits.
 
 /// How a column is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Column {
-    /// Left-aligned; cut in the middle where the table is too wide.
-    Text,
+    /// Left-aligned; cut in the middle where the table is too wide, but to no less than so many characters.
+    Text(usize),
     /// Right-aligned, never cut.
     Number,
 }
@@ -17,7 +17,6 @@ pub struct Table {
 }
 
 const GAP: usize = 2;
-const MIN_TEXT: usize = 8;
 
 impl Table {
     /// A table without rows.
@@ -30,41 +29,66 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The table as lines; `width` is that of the terminal, if there is one.
-    pub fn render(&self, width: Option<usize>) -> String {
-        let mut widths: Vec<usize> = self.headings.iter().map(|heading| heading.0.chars().count()).collect();
-        for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+    /// Leaves out columns, the first of `order` first, until the others fit `width` columns of the terminal; gives
+    /// the headings of those left out.
+    pub fn leave_out(&mut self, order: &[&str], width: usize) -> Vec<&'static str> {
+        let mut left_out = Vec::new();
+        for &heading in order {
+            let found = self.headings.iter().position(|row| row.0 == heading);
+            if let Some(idx) = found.filter(|_| total(&self.least_widths()) > width) {
+                left_out.push(self.headings.remove(idx).0);
+                self.rows.iter_mut().for_each(|row| drop(row.remove(idx)));
             }
         }
-        if let Some(width) = width {
-            self.shrink(&mut widths, width);
+        left_out
+    }
+
+    /// The table as lines; `width` is that of the terminal, if there is one.
+    pub fn render(&self, width: Option<usize>) -> String {
+        let mut widths = self.widths();
+        let least = self.least_widths();
+        while width.is_some_and(|width| total(&widths) > width) {
+            match (0..widths.len()).filter(|&idx| widths[idx] > least[idx]).max_by_key(|&idx| widths[idx]) {
+                Some(idx) => widths[idx] -= 1,
+                None => break,
+            }
         }
         let headings: Vec<String> = self.headings.iter().map(|heading| heading.0.to_owned()).collect();
         let rows = std::iter::once(&headings).chain(&self.rows);
         rows.map(|row| self.line(row, &widths)).collect()
     }
 
-    fn shrink(&self, widths: &mut [usize], width: usize) {
-        let gaps = GAP * widths.len().saturating_sub(1);
-        while widths.iter().sum::<usize>() + gaps > width {
-            let texts = (0..widths.len()).filter(|&idx| self.headings[idx].1 == Column::Text && widths[idx] > MIN_TEXT);
-            match texts.max_by_key(|&idx| widths[idx]) {
-                Some(idx) => widths[idx] -= 1,
-                None => break,
+    /// Characters of the longest cell of each column.
+    fn widths(&self) -> Vec<usize> {
+        let mut widths: Vec<usize> = self.headings.iter().map(|heading| heading.0.chars().count()).collect();
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
             }
         }
+        widths
+    }
+
+    fn least_widths(&self) -> Vec<usize> {
+        let least = |(width, heading): (usize, &(&str, Column))| match heading.1 {
+            Column::Text(least) => width.min(least),
+            Column::Number => width,
+        };
+        self.widths().into_iter().zip(&self.headings).map(least).collect()
     }
 
     fn line(&self, row: &[String], widths: &[usize]) -> String {
         let cells = row.iter().zip(widths).zip(&self.headings).map(|((cell, &width), heading)| match heading.1 {
-            Column::Text => format!("{:<width$}", cut(cell, width)),
+            Column::Text(_) => format!("{:<width$}", cut(cell, width)),
             Column::Number => format!("{cell:>width$}"),
         });
         let line = cells.collect::<Vec<String>>().join(&" ".repeat(GAP));
         format!("{}\n", line.trim_end())
     }
+}
+
+fn total(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
 }
 
 /// The text, with its middle left out where it is longer than `width` characters.
@@ -74,8 +98,9 @@ fn cut(text: &str, width: usize) -> String {
         return text.to_owned();
     }
     let kept = width.saturating_sub(1);
-    let head: String = text.chars().take(kept / 2).collect();
-    let tail: String = text.chars().skip(n_chars - (kept - kept / 2)).collect();
+    let n_head = kept / 4; // The end of a tensor's name says more than its start.
+    let head: String = text.chars().take(n_head).collect();
+    let tail: String = text.chars().skip(n_chars - (kept - n_head)).collect();
     format!("{head}…{tail}")
 }
 
@@ -87,18 +112,22 @@ mod tests {
     fn cuts() {
         let check = |text: &str, width: usize, expected: &str| assert_eq!(cut(text, width), expected);
         check("abcdef", 6, "abcdef");
-        check("abcdef", 5, "ab…ef");
-        check("abcdef", 4, "a…ef");
-        check("äöüß", 3, "ä…ß");
+        check("abcdefghij", 9, "ab…efghij");
+        check("abcdef", 4, "…def");
+        check("äöüß", 3, "…üß");
         check("abc", 0, "…");
     }
 
     #[test]
     fn fits_the_width() {
-        let mut table = Table::new(vec![("tensor", Column::Text), ("coder", Column::Text), ("bits", Column::Number)]);
+        let headings = vec![("tensor", Column::Text(12)), ("coder", Column::Text(8)), ("bits", Column::Number)];
+        let mut table = Table::new(headings);
         table.push(vec!["model.layers.0.self_attn.q_proj.weight".into(), "half 6: raw + rans8".into(), "10.62".into()]);
         assert!(table.render(Some(40)).lines().all(|line| line.chars().count() <= 40), "{}", table.render(Some(40)));
         assert!(table.render(None).contains("model.layers.0.self_attn.q_proj.weight"));
+        assert_eq!(table.leave_out(&["coder", "bits"], 40), [""; 0]);
+        assert_eq!(table.leave_out(&["coder", "bits"], 20), ["coder"]);
+        assert!(table.render(Some(20)).lines().all(|line| line.chars().count() <= 20), "{}", table.render(Some(20)));
         assert_eq!(table.render(Some(1)).lines().count(), 2);
     }
 }

@@ -53,6 +53,9 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     Ok(0)
 }
 
+/// Columns that a narrow terminal does without, the first first.
+const NARROW: [&str; 7] = ["size", "stored", "joint", "shape", "coder", "dtype", "n"];
+
 fn text(found: &Inspection, all: bool, width: Option<usize>) -> String {
     let rows = if all { singles(&found.tensors) } else { groups(&found.tensors) };
     let columns = Columns { is_archive: found.kind == InspectedKind::Archive, bounds: found.totals.bound_bytes.is_some() };
@@ -69,7 +72,13 @@ fn text(found: &Inspection, all: bool, width: Option<usize>) -> String {
         }
         table.push(row);
     }
-    format!("{}\n\n{}\n{}", heading(found), table.render(width), totals(found))
+    let left_out = width.map(|width| table.leave_out(&NARROW, width)).unwrap_or_default();
+    let mut parts = vec![heading(found), table.render(width)];
+    if !left_out.is_empty() {
+        parts.push(format!("left out for want of width: {}\n", left_out.join(", ")));
+    }
+    parts.push(totals(found));
+    parts.join("\n")
 }
 
 fn heading(found: &Inspection) -> String {
@@ -80,7 +89,7 @@ fn heading(found: &Inspection) -> String {
     };
     let n_weights: u64 = found.tensors.iter().map(|tensor| tensor.n_elements).sum();
     let n_tensors = counted(found.tensors.len() as u64, "tensor");
-    format!("{}: {kind}, {n_tensors}, {} weights", found.path, grouped(n_weights))
+    format!("{}: {kind}, {n_tensors}, {} weights\n", found.path, grouped(n_weights))
 }
 
 fn totals(found: &Inspection) -> String {
@@ -108,9 +117,10 @@ struct Columns {
 impl Columns {
     fn headings(&self) -> Vec<(&'static str, Column)> {
         use Column::{Number, Text};
-        let mut headings = vec![("tensor", Text), ("n", Number), ("dtype", Number), ("shape", Text), ("size", Number)];
+        let mut headings =
+            vec![("tensor", Text(26)), ("n", Number), ("dtype", Number), ("shape", Text(10)), ("size", Number)];
         if self.is_archive {
-            headings.extend([("coder", Text), ("stored", Number), ("bits", Number)]);
+            headings.extend([("coder", Text(12)), ("stored", Number), ("bits", Number)]);
         }
         if self.bounds {
             headings.extend([("bound", Number), ("joint", Number)]);

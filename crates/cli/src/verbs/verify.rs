@@ -49,7 +49,10 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         return Ok(0);
     }
     ui.answer("verify", &report, || {
-        let problems = report.problems.iter().map(|problem| format!("{}: {}\n", problem.path, problem.what));
+        let problems = report.problems.iter().map(|problem| match problem.what.contains(&problem.path) {
+            true => format!("{}\n", problem.what), // It names the file, and where in it.
+            false => format!("{}: {}\n", problem.path, problem.what),
+        });
         let count = counted(report.problems.len() as u64, "problem");
         format!("{}{count}: {} is not whole", problems.collect::<String>(), args.archive.display())
     })?;
