@@ -21,7 +21,7 @@ use clap::Parser;
 
 use crate::args::Cli;
 use crate::failure::{Failure, Kind};
-use crate::ui::{Ui, complain};
+use crate::ui::Ui;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let ui = Ui::new(cli.json, cli.quiet);
     #[cfg(unix)]
     if let Err(error) = signals::install(ui) {
-        complain(&format!("warning: signals cannot be caught: {error}"));
+        ui::complain(&format!("warning: signals cannot be caught: {error}"));
     }
     match verbs::run(cli.verb, &ui) {
         Ok(code) => code.into(),

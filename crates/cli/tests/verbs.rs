@@ -70,6 +70,20 @@ fn inspect_shows_every_tensor() {
 }
 
 #[test]
+fn inspect_writes_a_page() {
+    let work = scratch();
+    let (page, mine) = (work.path().join("page.html"), work.path().join("mine.txt"));
+    for _ in 0..2 {
+        run(args!["inspect", bookworm(), "--html", page]).ok(); // The second one replaces the first.
+        assert!(std::fs::read_to_string(&page).expect("a page").contains("lm_head.weight"));
+    }
+    std::fs::write(&mine, b"mine").expect("a file");
+    run(args!["inspect", bookworm(), "--html", mine]).code(5);
+    assert_eq!(std::fs::read(&mine).expect("a file"), b"mine");
+    assert_eq!(names(work.path()), ["mine.txt", "page.html"]);
+}
+
+#[test]
 fn estimate_is_near_and_plain() {
     let work = scratch();
     let archive = work.path().join("archive");

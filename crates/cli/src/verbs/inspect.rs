@@ -1,11 +1,14 @@
 //! `netweight inspect`: the tensors of a checkpoint or archive, how they are stored, how small they could get.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
+use netweight_container::AtomicFile;
 use netweight_pack::{InspectOptions, InspectedKind, Inspection, TensorReport, inspect};
 
 use crate::bar::Bar;
-use crate::failure::{Failure, Reads};
+use crate::failure::{Failure, Kind, Reads};
 use crate::table::{Column, Table};
 use crate::ui::Ui;
 use crate::units::{bytes, counted, grouped, percent};
@@ -16,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   netweight inspect Llama-3.1-8B.nw             Tensors that differ in their layer only share a row
   netweight inspect Llama-3.1-8B.nw --all       Each tensor has its row
+  netweight inspect Llama-3.1-8B.nw --html report.html
   netweight inspect Llama-3.1-8B --no-bounds    At once: headers only
 
 Columns: bits is what a weight takes in the archive, on average; bound is the bits with its exponent coded at
@@ -32,6 +36,9 @@ pub struct Args {
     /// A row for each tensor.
     #[arg(long)]
     pub all: bool,
+    /// Write a page with charts too: one HTML file that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Do not go through the weights: leave the bounds out.
     #[arg(long)]
     pub no_bounds: bool,
@@ -45,13 +52,43 @@ pub struct Args {
 /// # Errors
 /// Those of [`inspect`].
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
+    args.html.as_deref().map_or(Ok(()), check_page_free)?;
     let options = InspectOptions { threads: usize::from(args.threads), bounds: !args.no_bounds };
     let bar = Bar::new(ui, "inspect");
     let found = inspect(&args.path, &options, &bar).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
     drop(bar);
-    ui.answer("inspect", &found, || text(&found, args.all, ui.width()))?;
+    if let Some(page) = &args.html {
+        write_page(page, &found).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
+    }
+    ui.answer("inspect", &found, || {
+        let page = args.html.iter().map(|page| format!("\n{:<12}{}", "page", page.display())).collect::<String>();
+        text(&found, args.all, ui.width()) + &page
+    })?;
     Ok(0)
 }
+
+/// A page of ours is replaced without asking, nothing else is ever.
+fn check_page_free(page: &Path) -> Result<(), Failure> {
+    let start = || -> io::Result<Vec<u8>> {
+        let mut start = Vec::new();
+        File::open(page)?.take(PAGE_START.len() as u64).read_to_end(&mut start)?;
+        Ok(start)
+    };
+    match start() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(start) if start == PAGE_START => Ok(()),
+        _ => Err(Failure::new(Kind::Exists, "is already there, and no page of ours", "choose another file for --html").at(page)),
+    }
+}
+
+fn write_page(page: &Path, found: &Inspection) -> netweight_pack::Result<()> {
+    let out = AtomicFile::create(page, true)?;
+    out.write_all_at(0, netweight_report::html(found).as_bytes())?;
+    out.commit()
+}
+
+/// How pages begin.
+const PAGE_START: &[u8] = b"<!doctype html>";
 
 /// Columns that a narrow terminal does without, the first first.
 const NARROW: [&str; 7] = ["size", "stored", "joint", "shape", "coder", "dtype", "n"];
