@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
+use crate::folder::MAX_INDEX_BYTES;
 use crate::input::modified_ns;
 use crate::{Context, Error, FOLDER_MANIFEST_NAME, Result};
 
@@ -126,6 +127,9 @@ impl Checkpoint {
     }
 
     fn check_index(&self, index: &SourceFile) -> Result<()> {
+        if index.bytes > MAX_INDEX_BYTES {
+            return Err(Error::invalid("an index of more than 100 MB").in_file(&index.path)); // No reader would take it.
+        }
         let folder = index.relative.rfind('/').map_or("", |slash| &index.relative[..=slash]);
         for shard in index_shards(&index.path)? {
             let relative = format!("{folder}{shard}");

@@ -14,7 +14,7 @@ use crate::{Digest, Error, FileKind, Result};
 pub const FOLDER_MANIFEST_NAME: &str = "netweight.json";
 
 /// An index whose original is longer is refused.
-const MAX_INDEX_BYTES: u64 = 100_000_000;
+pub(crate) const MAX_INDEX_BYTES: u64 = 100_000_000;
 
 /// One file of the original folder.
 #[derive(Clone, Debug, PartialEq, Eq)]

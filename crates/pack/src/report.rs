@@ -66,7 +66,7 @@ impl Report {
     }
 
     pub(crate) fn push(&mut self, file: FileReport) {
-        self.original_bytes += file.original_bytes;
+        self.original_bytes = self.original_bytes.saturating_add(file.original_bytes); // Ties can announce any size.
         self.archive_bytes += file.archive_bytes;
         self.files.push(file);
     }

@@ -147,6 +147,7 @@ impl Run<'_> {
     fn other_file(&mut self, file: &FolderFile, staging: &Staging) -> Result<()> {
         let path = self.archive.path().join(&file.path);
         let input = InputFile::open(&path)?;
+        side::check_bytes(file, &input)?;
         let out = staging.create(&file.path)?;
         if let Some((_, original)) = &file.index {
             out.write_all_at(0, original)?; // Its SHA-256 was checked when netweight.json was read.

@@ -1,6 +1,6 @@
 //! Files that an archive holds as they are.
 
-use netweight_container::{AtomicFile, Digest, Error, InputFile, Result};
+use netweight_container::{AtomicFile, Digest, Error, FileKind, FolderFile, InputFile, Result};
 use sha2::{Digest as _, Sha256};
 
 use crate::Progress;
@@ -18,6 +18,14 @@ pub(crate) fn for_each_part(input: &InputFile, mut part: impl FnMut(u64, &[u8]) 
         offset += n as u64;
     }
     Ok(())
+}
+
+/// Checks that a side file has the size that `netweight.json` records.
+pub(crate) fn check_bytes(file: &FolderFile, input: &InputFile) -> Result<()> {
+    if file.kind != FileKind::Side || file.bytes == input.len_bytes() {
+        return Ok(());
+    }
+    Err(Error::corrupt("netweight.json records another size").in_file(input.path()))
 }
 
 /// SHA-256 of a file.

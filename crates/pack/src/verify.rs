@@ -118,7 +118,7 @@ impl Run<'_> {
     fn record(&mut self, path: &str, found: Result<u64>) {
         self.report.n_files += 1;
         match found {
-            Ok(bytes) => self.report.original_bytes += bytes,
+            Ok(bytes) => self.report.original_bytes = self.report.original_bytes.saturating_add(bytes),
             Err(error) => self.problem(path, &error.to_string()),
         }
     }
@@ -155,6 +155,7 @@ impl Run<'_> {
 
     fn other_file(&self, path: &Path, original: Option<&Path>, file: &FolderFile) -> Result<u64> {
         let input = InputFile::open(path)?;
+        side::check_bytes(file, &input)?;
         let expected = file.index.as_ref().map_or(file.sha256, |(archived, _)| *archived);
         if side::sha256(&input, self.progress)? != expected {
             return Err(Error::corrupt("was changed since it was archived (SHA-256)").in_file(path));

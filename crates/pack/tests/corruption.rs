@@ -162,3 +162,26 @@ fn forged_paths_write_nothing() {
     try_restore(&archive, &back).unwrap();
     assert_eq!(std::fs::read(back.join("good.txt")).unwrap(), b"evil");
 }
+
+#[test]
+fn wrong_sizes_of_side_files_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (archive, back) = (folder.path().join("arc"), folder.path().join("back"));
+    write_folder(&archive, &[("a.txt", b"a".to_vec()), ("b.txt", b"b".to_vec())]);
+    let check = |bytes: u64, expected: usize| {
+        let file = |path: &str, content: &[u8]| FolderFile {
+            path: path.to_owned(),
+            kind: FileKind::Side,
+            bytes,
+            sha256: Digest::of(&[content]),
+            index: None,
+        };
+        let manifest = FolderManifest { writer: "forger".to_owned(), files: vec![file("a.txt", b"a"), file("b.txt", b"b")] };
+        std::fs::write(archive.join("netweight.json"), manifest.encode().unwrap()).unwrap();
+        assert_eq!(problems(&archive).len(), expected, "{bytes}");
+        assert_eq!(try_restore(&archive, &back).is_ok(), expected == 0, "{bytes}");
+    };
+    check(0, 2);
+    check(u64::MAX, 2);
+    check(1, 0);
+}
