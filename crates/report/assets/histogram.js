@@ -58,7 +58,7 @@ function drawHistogram(selected) {
   const outside = total(counts.filter(([exponent]) => exponent < low || exponent > high));
   note.textContent = "Entropy " + entropy(counts).toFixed(3) + " bits, over " + countText(total(counts)) + " weights"
     + (outside ? "; " + outside.toLocaleString("en") + " with exponents outside the chart." : ".")
-    + (chosen ? " Dashed: all " + shownDtype + "." : "");
+    + (chosen ? " Outline: all " + shownDtype + "." : "");
 }
 
 function histogramTabs(chosen) {
@@ -89,14 +89,12 @@ function histogramChart(width, counts, outline, low, high) {
       shape("text", { x: left - 6, y: y(value / 100) + 4, "text-anchor": "end" }, value.toFixed(lines.digits) + "%"));
   }
   const every = Math.ceil(36 / step);
+  let outlinePath = "";
   for (let exponent = low; exponent <= high; exponent += 1) {
     const x = left + (exponent - low) * step, share = shares.get(exponent) || 0, gap = Math.min(2, step / 5);
     svg.append(shape("rect", { class: outline ? "column chosen" : "column", x: x + gap / 2, width: Math.max(step - gap, 0.5),
       y: y(share), height: height - bottom - y(share), rx: Math.min(2, step / 6) }));
-    if (others) {
-      const other = others.get(exponent) || 0;
-      svg.append(shape("path", { class: "outline", d: "M" + x + " " + y(other) + "h" + step }));
-    }
+    if (others) outlinePath += (exponent === low ? "M" + x + " " : "V") + y(others.get(exponent) || 0) + "h" + step;
     if ((high - exponent) % every === 0) {
       svg.append(shape("text", { x: x + step / 2, y: height - 6, "text-anchor": "middle" }, exponentText(exponent, shownDtype)));
     }
@@ -106,6 +104,7 @@ function histogramChart(width, counts, outline, low, high) {
       + (others ? ", all " + shownDtype + " " + percentText(others.get(exponent) || 0) : ""));
     svg.append(hit);
   }
+  if (others) svg.append(shape("path", { class: "outline", d: outlinePath }));
   return svg;
 }
 

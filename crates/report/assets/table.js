@@ -7,10 +7,10 @@ const COLUMNS = [
   { title: "Size", of: t => t.bytes, show: t => bytesText(t.bytes) },
   { title: "Stored", of: t => t.stored_bytes, show: t => t.tied ? "tied" : bytesText(t.stored_bytes), archive: true },
   { title: "Of size", of: t => t.bytes > 0 && t.stored_bytes !== null ? t.stored_bytes / t.bytes : null, show: t => percentText(t.stored_bytes / t.bytes), archive: true },
-  { title: "Bits per weight", of: t => t.tied ? null : t.bits_per_element, show: t => bitsText(t.bits_per_element), archive: true, swatch: true },
+  { title: "Bits/weight", of: t => t.tied ? null : t.bits_per_element, show: t => bitsText(t.bits_per_element), archive: true, swatch: true },
   { title: "Bound", of: t => t.bound_bits, show: t => bitsText(t.bound_bits), swatch: true },
-  { title: "Joint bound", of: t => t.joint_bits, show: t => bitsText(t.joint_bits) },
-  { title: "Over bound", of: t => over(t), show: t => (over(t) * 100).toFixed(2) + "\u00a0%", archive: true },
+  { title: "Joint", of: t => t.joint_bits, show: t => bitsText(t.joint_bits) },
+  { title: "Over bound", of: t => over(t), show: t => (over(t) * 100).toFixed(2).replace("-", "\u2212") + "\u00a0%", archive: true },
   { title: "Coder", of: t => t.same_as !== null ? "same as " + t.same_as : t.coder, text: true, archive: true },
   { title: "Shard", of: t => t.shard, text: true, shards: true },
 ].filter(column => (isArchive || !column.archive) && (!column.shards || new Set(tensors.map(t => t.shard)).size > 1));

@@ -20,6 +20,24 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.1}\u{a0}%", share * 100.0)
 }
 
+/// `-0.09 %` with its sign, of 1.
+pub(crate) fn signed_percent(share: f64) -> String {
+    format!("{:+.2}\u{a0}%", share * 100.0).replace('-', "\u{2212}")
+}
+
+/// `13,644,312`.
+pub(crate) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Three digits and the index of the unit of 1000 to a power.
 fn scaled(n: f64) -> (String, usize) {
     let (mut value, mut unit_idx) = (n, 0);
@@ -52,6 +70,8 @@ mod tests {
         check(999_900_000.0, "1.00 GB");
         check(3e18, "3000000 TB");
         assert_eq!(count(8_030_261_248.0), "8.03\u{a0}G");
+        assert_eq!(["0", "999", "1,000", "13,644,312"], [0, 999, 1000, 13_644_312].map(grouped)[..]);
+        assert_eq!(signed_percent(-0.000_94), "\u{2212}0.09\u{a0}%");
         assert_eq!(percent(0.6694), "66.9\u{a0}%");
     }
 }

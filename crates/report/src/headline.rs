@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use netweight_pack::{InspectedKind, Inspection};
 
 use crate::escape::text;
-use crate::format::{bytes, count, percent};
+use crate::format::{bytes, count, grouped, percent, signed_percent};
 
 /// Last part of the path.
 pub(crate) fn title(inspection: &Inspection) -> String {
@@ -54,6 +54,7 @@ pub(crate) fn headline(inspection: &Inspection) -> String {
 /// A bar as long as the original: how much of it is stored, and where the bounds are.
 fn bar(total: f64, stored: Option<f64>, bound: Option<f64>, joint: Option<f64>) -> String {
     let x = |part: f64| 1000.0 * (part / total).clamp(0.0, 1.0);
+    let mut keys = String::from("<p class=\"keys\">");
     let named = [("stored", stored), ("exponent bound", bound), ("joint bound", joint)];
     let label: Vec<String> =
         named.iter().filter_map(|(name, part)| part.map(|part| format!("{name} {}", percent(part / total)))).collect();
@@ -68,10 +69,16 @@ fn bar(total: f64, stored: Option<f64>, bound: Option<f64>, joint: Option<f64>) 
     for (class, part) in [("bound", bound), ("joint", joint)] {
         if let Some(part) = part {
             let at = x(part);
+            let _ = write!(svg, "<line class=\"edge\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"24\"/>");
             let _ = write!(svg, "<line class=\"{class}\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"24\"/>");
         }
     }
-    svg + "</svg>\n"
+    for (class, (name, part)) in ["stored", "bound", "joint"].iter().zip(named) {
+        if let Some(part) = part {
+            let _ = write!(keys, "<span><i class=\"{class}\"></i>{name} {}</span>", percent(part / total));
+        }
+    }
+    svg + "</svg>\n" + &keys + "</p>\n"
 }
 
 /// (term, value, note)
@@ -81,7 +88,7 @@ fn facts(inspection: &Inspection) -> Vec<(&'static str, String, String)> {
     let n_weights: f64 = untied.clone().map(|tensor| tensor.n_elements as f64).sum();
     let n_untied = untied.count();
     let bits = |part: f64| if n_weights > 0.0 { format!("{:.3} bits per weight", part * 8.0 / n_weights) } else { String::new() };
-    let mut facts = vec![("Original", bytes(totals.bytes as f64), format!("{} bytes of tensors", totals.bytes))];
+    let mut facts = vec![("Original", bytes(totals.bytes as f64), format!("{} bytes", grouped(totals.bytes)))];
     if let Some(stored) = totals.stored_bytes {
         facts.push(("Archive", bytes(stored as f64), bits(stored as f64)));
         if stored > 0 {
@@ -92,15 +99,14 @@ fn facts(inspection: &Inspection) -> Vec<(&'static str, String, String)> {
         facts.push(("Exponent bound", bytes(bound), bits(bound)));
         if let Some(stored) = totals.stored_bytes.filter(|_| bound > 0.0) {
             let gap = stored as f64 / bound - 1.0;
-            facts.push(("Against the bound", format!("{:+.2}\u{a0}%", gap * 100.0), "order-0 entropy of exponents, the rest raw".to_owned()));
+            facts.push(("Against the bound", signed_percent(gap), "bound: exponents at their entropy, the rest raw".to_owned()));
         }
     }
     if let Some(joint) = totals.joint_bytes {
         facts.push(("Joint bound", bytes(joint), bits(joint)));
     }
     let n_tied = inspection.tensors.len() - n_untied;
-    let note = if n_tied == 0 { String::new() } else { format!("{n_tied} of them tied") };
-    facts.push(("Tensors", inspection.tensors.len().to_string(), note));
-    facts.push(("Weights", count(n_weights), String::new()));
+    let tied = if n_tied == 0 { String::new() } else { format!(", {n_tied} of them tied") };
+    facts.push(("Weights", count(n_weights), format!("in {} tensors{tied}", grouped(inspection.tensors.len() as u64))));
     facts
 }
