@@ -24,12 +24,11 @@ pub(crate) struct Model {
 /// `freq | offset in the symbol's range << 12 | symbol << 24`, by slot. Every frequency is below 4096.
 pub(crate) struct DecodeTable {
     pub entries: [u32; TOTAL as usize],
-    pub has_escape: bool,
 }
 
 impl Default for DecodeTable {
     fn default() -> Self {
-        DecodeTable { entries: [0; TOTAL as usize], has_escape: false }
+        DecodeTable { entries: [0; TOTAL as usize] }
     }
 }
 
@@ -127,7 +126,6 @@ impl Model {
                 *entry = freq | (offset as u32) << 12 | (symbol as u32) << 24;
             }
         }
-        table.has_escape = self.freq[usize::from(ESCAPE)] > 0;
     }
 
     pub fn encode_table(&self) -> EncodeTable {
@@ -135,5 +133,26 @@ impl Model {
         freq_start.iter_mut().zip(self.freq).for_each(|(entry, freq)| *entry = *entry << 16 | freq);
         let reciprocal = |freq: u32| ((1u64 << 32) / u64::from(freq.max(1))).min(u64::from(u32::MAX)) as u32;
         EncodeTable { freq_start, reciprocal: self.freq.map(reciprocal) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequencies_have_one_spelling() {
+        let check = |frequencies: &[u8], holds: bool| {
+            let mut table = vec![0; 2 + 32];
+            table[2] = 3; // Symbols 0 and 1.
+            table.extend_from_slice(frequencies);
+            assert_eq!(Model::read(&mut Reader::new(&table), 8).is_ok(), holds, "{frequencies:?}");
+        };
+        check(&[0, 0xfe, 31], true); // 1 and 4095
+        check(&[0x80, 0, 0xfe, 31], false);
+        check(&[127, 0xff, 30], true); // 128 and 3968
+        check(&[0xff, 0, 0xff, 30], false);
+        check(&[0x80, 1, 0xfe, 30], true); // 129 and 3967
+        check(&[0, 0xfe, 32], false);
     }
 }
