@@ -79,7 +79,7 @@ fn functions_are_short() {
                 line.len() - line.trim_start().len() == indent && (line.trim_start().starts_with('}') || line.ends_with(';'))
             };
             let is_one_line = line.ends_with('}') || line.ends_with(';');
-            let n_lines = if is_one_line { 1 } else { lines[start + 1..].iter().position(|line| ends(line)).map_or(1, |n| n + 2) };
+            let n_lines = if is_one_line { 1 } else { lines[start + 1..].iter().position(ends).map_or(1, |n| n + 2) };
             if n_lines > MAX_FUNCTION_LINES {
                 findings.push(format!("{}:{}: a function of {n_lines} lines", path.display(), start + 1));
             }

@@ -187,7 +187,7 @@ fn compressed(written: &Report, found: &Inspection) -> String {
     if let (Some(stored), Some(bound), Some(joint)) = (totals.stored_bytes, totals.bound_bytes, totals.joint_bytes) {
         let share = |part: f64| percent(part, totals.bytes as f64);
         lines.push(format!("tensors     {} of their size; at the entropy of the exponents {}", share(stored as f64), share(bound)));
-        lines.push(format!("            at the entropy of whole weights {}, which no coder of single weights beats", share(joint)));
+        lines.push(format!("            at the entropy of whole weights (their first 16 bits) {}", share(joint)));
     }
     lines.join("\n")
 }

@@ -23,8 +23,8 @@ Examples:
   netweight inspect Llama-3.1-8B --no-bounds    At once: headers only
 
 Columns: bits is what a weight takes in the archive, on average; bound is the bits with its exponent coded at
-its order-0 entropy and the rest as it is; joint is the same for its 16 most significant bits together. No coder
-that looks at one weight at a time gets below joint.";
+its order-0 entropy in that tensor and the rest as it is; joint is the same for its 16 most significant bits
+together: what a coder could reach at best with one table for each tensor that costs nothing.";
 
 /// Show the tensors of a checkpoint or archive, how they are stored and how small they could get
 #[derive(Debug, clap::Args)]
