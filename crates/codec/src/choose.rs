@@ -140,19 +140,18 @@ pub(crate) fn field_coder(sample: &Sample, k: u32, element_bytes: usize, raw: &[
 }
 
 fn count_fields(k: u32, element_bytes: usize, raw: &[u8], one_in: usize, n_values: usize, kernels: &Kernels) -> Vec<u32> {
-    let mut tables = vec![[0u32; 2]; n_values];
+    let mut tables = vec![[0u32; 4]; n_values]; // four, so that equal neighbours do not wait for each other
     let (mut low, mut fields) = ([0; SAMPLE_BLOCK], [0; SAMPLE_BLOCK]);
     for block in blocks(raw.len() / element_bytes, one_in) {
         let (low, fields) = (&mut low[..block.len()], &mut fields[..block.len()]);
         (kernels.split_half)(element_bytes, k, &raw[block.start * element_bytes..block.end * element_bytes], low, fields);
-        let (pairs, rest) = fields.as_chunks::<2>();
-        for pair in pairs {
-            tables[usize::from(pair[0])][0] += 1;
-            tables[usize::from(pair[1])][1] += 1;
+        let (fours, rest) = fields.as_chunks::<4>();
+        for four in fours {
+            (0..4).for_each(|idx| tables[usize::from(four[idx])][idx] += 1);
         }
         rest.iter().for_each(|&value| tables[usize::from(value)][0] += 1);
     }
-    tables.into_iter().map(|[first, second]| first + second).collect()
+    tables.into_iter().map(|four| four.iter().sum()).collect()
 }
 
 impl rans8::Model {

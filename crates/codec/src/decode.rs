@@ -213,7 +213,7 @@ impl<'a> Plane<'a> {
             Plane::Rans12(plane) if bits > 8 => plane.next_words(kernels, bits, symbols, out),
             Plane::Rans12(plane) => {
                 plane.next_bytes(kernels, bits, symbols)?;
-                (kernels.widen)(symbols, 0, out);
+                (kernels.widen)(symbols, 0, None, &[], out);
                 Ok(())
             }
             Plane::Raw { .. } => Err(Error::Corrupt("coder does not fit the plane")),

@@ -30,13 +30,18 @@ pub(super) fn unpack(bits: u32, packed: &[u8], values: &mut [u8]) {
 /// [`super::Pack`].
 pub(super) fn pack(bits: u32, values: &[u8], packed: &mut [u8]) {
     #[target_feature(enable = "bmi2")]
-    fn blocks(bits: u32, values: &[u8], packed: &mut [u8]) {
-        for (eight, bytes) in values.as_chunks::<8>().0.iter().zip(packed.chunks_exact_mut(bits as usize)) {
-            let word = _pext_u64(u64::from_le_bytes(*eight), fields(bits));
-            bytes.copy_from_slice(&word.to_le_bytes()[..bits as usize]);
+    fn blocks(bits: u32, values: &[u8], packed: &mut [u8]) -> usize {
+        let mut n_done = 0;
+        for (idx, eight) in values.as_chunks::<8>().0.iter().enumerate() {
+            // Eight bytes, of which the last few are written again by the next.
+            let Some(bytes) = packed[idx * bits as usize..].first_chunk_mut::<8>() else { break };
+            *bytes = _pext_u64(u64::from_le_bytes(*eight), fields(bits)).to_le_bytes();
+            n_done += 8;
         }
+        n_done
     }
     assert!(available());
     // SAFETY: the CPU has the feature, checked on the line above.
-    unsafe { blocks(bits, values, packed) };
+    let n_done = unsafe { blocks(bits, values, packed) };
+    portable::pack(bits, &values[n_done..], &mut packed[n_done / 8 * bits as usize..]);
 }

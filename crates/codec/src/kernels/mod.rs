@@ -43,8 +43,9 @@ pub(crate) type Unpack = fn(u32, &[u8], &mut [u8]);
 /// appended, in order, to `escapes`, which has room for all and [`crate::escapes::SLACK`] more. Returns how
 /// many escapes there were.
 pub(crate) type Window = fn(&[u16], Range, &mut [u8], &mut [u16]) -> usize;
-/// `(symbols, base, values)`: `values[i] = symbols[i] + base`, wrapping.
-pub(crate) type Widen = fn(&[u8], u16, &mut [u16]);
+/// `(symbols, base, escape, escapes, values)`: `values[i] = symbols[i] + base`, wrapping, or the next of `escapes`
+/// where the symbol is `escape`. Returns how many escapes it wanted, 0 standing in for any that were not there.
+pub(crate) type Widen = fn(&[u8], u16, Option<u8>, &[u16], &mut [u16]) -> usize;
 /// `(element_bytes, k, raw, low, field)`: the top 16 bits of each element (docs/format.md section 4).
 pub(crate) type SplitHalf = fn(usize, u32, &[u8], &mut [u8], &mut [u16]);
 /// `(k, planes, low, field, raw)`: the reverse of [`SplitHalf`], with the elements' other bytes in `planes`.
@@ -88,6 +89,7 @@ static AVX2: Kernels = Kernels {
     rans8_join: rans8::avx2::join_steps,
     rans8_encode: rans8::avx2::encode_steps,
     rans12_decode: rans12::avx2::decode_steps,
+    rans12_encode: rans12::avx2::encode_steps,
     pack: avx2::pack,
     unpack: avx2::unpack,
     window: wide::avx2::window,
@@ -96,7 +98,6 @@ static AVX2: Kernels = Kernels {
     join_half: wide::avx2::join_half,
     split_bytes: wide::avx2::split_bytes,
     join_bytes: wide::avx2::join_bytes,
-    ..SCALAR
 };
 
 #[cfg(target_arch = "x86_64")]

@@ -30,14 +30,19 @@ pub(crate) fn unpack(bits: u32, packed: &[u8], values: &mut [u8]) {
 #[inline(always)]
 pub(crate) fn window(values: &[u16], range: Range, symbols: &mut [u8], escapes: &mut [u16]) -> usize {
     let mut n_escapes = 0;
-    for (&value, symbol) in values.iter().zip(symbols) {
-        let offset = value.wrapping_sub(range.base);
-        if offset < range.n_symbols {
-            *symbol = offset as u8;
-        } else {
-            *symbol = range.escape;
-            escapes[n_escapes] = value;
-            n_escapes += 1;
+    for (values, symbols) in values.chunks(64).zip(symbols.chunks_mut(64)) {
+        let mut has_escape = false;
+        for (&value, symbol) in values.iter().zip(symbols) {
+            let offset = value.wrapping_sub(range.base);
+            let is_escape = offset >= range.n_symbols;
+            *symbol = if is_escape { range.escape } else { offset as u8 };
+            has_escape |= is_escape;
+        }
+        if has_escape {
+            for &value in values.iter().filter(|value| value.wrapping_sub(range.base) >= range.n_symbols) {
+                escapes[n_escapes] = value;
+                n_escapes += 1;
+            }
         }
     }
     n_escapes
@@ -45,10 +50,22 @@ pub(crate) fn window(values: &[u16], range: Range, symbols: &mut [u8], escapes: 
 
 /// [`super::Widen`].
 #[inline(always)]
-pub(crate) fn widen(symbols: &[u8], base: u16, values: &mut [u16]) {
-    for (&symbol, value) in symbols.iter().zip(values) {
-        *value = base.wrapping_add(u16::from(symbol));
+pub(crate) fn widen(symbols: &[u8], base: u16, escape: Option<u8>, escapes: &[u16], values: &mut [u16]) -> usize {
+    let mut n_used = 0;
+    for (symbols, values) in symbols.chunks(64).zip(values.chunks_mut(64)) {
+        let mut has_escape = false;
+        for (&symbol, value) in symbols.iter().zip(&mut *values) {
+            *value = base.wrapping_add(u16::from(symbol));
+            has_escape |= Some(symbol) == escape;
+        }
+        if has_escape {
+            for (_, value) in symbols.iter().zip(values).filter(|(symbol, _)| Some(**symbol) == escape) {
+                *value = escapes.get(n_used).copied().unwrap_or(0);
+                n_used += 1;
+            }
+        }
     }
+    n_used
 }
 
 /// [`super::SplitHalf`].

@@ -28,7 +28,7 @@ macro_rules! all_for {
     ($module:ident, $available:path, $features:literal) => {
         compiled_for! { $module, $available, $features,
             window(values: &[u16], range: Range, symbols: &mut [u8], escapes: &mut [u16]) -> usize;
-            widen(symbols: &[u8], base: u16, values: &mut [u16]);
+            widen(symbols: &[u8], base: u16, escape: Option<u8>, escapes: &[u16], values: &mut [u16]) -> usize;
             split_half(element_bytes: usize, k: u32, raw: &[u8], low: &mut [u8], field: &mut [u16]);
             join_half(k: u32, planes: &[&[u8]], low: &[u8], field: &[u16], raw: &mut [u8]);
             split_bytes(element_bytes: usize, idx: usize, raw: &[u8], plane: &mut [u8]);

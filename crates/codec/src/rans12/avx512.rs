@@ -12,6 +12,8 @@ use std::arch::x86_64::*;
 
 pub(crate) use crate::rans8::avx512::available;
 
+/// How far ahead of its use a stream's memory is asked for, in bytes.
+const AHEAD: usize = 512;
 /// Bytes that a group takes from its stream in one step at most.
 const BYTES_PER_STEP: usize = 2 * LANES_PER_GROUP;
 
@@ -69,6 +71,7 @@ unsafe fn decode_batch(table: &DecodeTable, lanes: &mut Lanes, out: &mut [u8]) {
             let is_low = _mm512_cmplt_epu32_mask(shrunk, limit);
             // SAFETY: 32 bytes are there, by the caller.
             let words = unsafe { _mm256_loadu_si256(next[group].cast()) };
+            _mm_prefetch::<_MM_HINT_T0>(next[group].wrapping_add(AHEAD).cast());
             let refill = _mm512_maskz_expand_epi32(is_low, _mm512_cvtepu16_epi32(words));
             x[group] = _mm512_or_si512(_mm512_mask_slli_epi32::<16>(shrunk, is_low, shrunk), refill);
             // SAFETY: at most 16 words of the 32 bytes.

@@ -50,7 +50,7 @@ pub(crate) struct Plane<'a> {
     base: u16,
     lanes: Lanes<'a>,
     tail: &'a [u8],
-    escapes: std::slice::Iter<'a, u16>,
+    escapes: &'a [u16], // those left
 }
 
 impl<'a> Plane<'a> {
@@ -87,7 +87,7 @@ impl<'a> Plane<'a> {
         }
         reader.finish()?;
         model.fill_decode_table(table);
-        Ok(Plane { table, base: model.base, lanes: Lanes { state, streams }, tail, escapes: escapes[..n_escapes].iter() })
+        Ok(Plane { table, base: model.base, lanes: Lanes { state, streams }, tail, escapes: &escapes[..n_escapes] })
     }
 
     /// The next `out.len()` values of a plane of at most 8 bits: a multiple of [`N_LANES`], or what is left.
@@ -106,15 +106,8 @@ impl<'a> Plane<'a> {
         let symbols = &mut symbols[..n_whole];
         self.symbols(kernels, symbols)?;
         let (steps, tail) = out.split_at_mut(n_whole);
-        (kernels.widen)(symbols, self.base, steps);
-        if self.escapes.len() > 0 {
-            let escaped = symbols.iter().zip(steps).filter(|(symbol, _)| **symbol == ESCAPE);
-            for (_, value) in escaped {
-                *value = *self.escapes.next().ok_or(Error::Corrupt("too few escapes"))?;
-            }
-        } else if self.table.has_escape && symbols.contains(&ESCAPE) {
-            return Err(Error::Corrupt("too few escapes"));
-        }
+        let n_used = (kernels.widen)(symbols, self.base, Some(ESCAPE), self.escapes, steps);
+        self.escapes = self.escapes.get(n_used..).ok_or(Error::Corrupt("too few escapes"))?;
         for (value, bytes) in tail.iter_mut().zip(self.tail.chunks_exact(2)) {
             *value = tail_value(bytes, bits)?;
         }
@@ -133,7 +126,7 @@ impl<'a> Plane<'a> {
     pub fn finish(&self) -> Result<(), Error> {
         let ended = self.lanes.state.iter().all(|&x| x == LOW_STATE)
             && self.lanes.streams.iter().all(|stream| stream.is_empty())
-            && self.escapes.len() == 0;
+            && self.escapes.is_empty();
         if ended { Ok(()) } else { Err(Error::Corrupt("rans12 end state")) }
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn encode_steps(
 ) -> [usize; N_GROUPS] {
     assert!(available());
     let room = symbols.len() / N_GROUPS + 8;
-    assert!(buffers.iter().all(|buffer| buffer.len() >= room) && symbols.iter().all(|&symbol| symbol < 32));
+    assert!(buffers.iter().all(|buffer| buffer.len() >= room) && symbols.iter().fold(0, |all, symbol| all | symbol) < 32);
     // SAFETY: the CPU has the features; positions sink by at most 32 bytes a step and stores begin at most 8
     // bytes below a position, so they stay inside by the assertion above.
     unsafe { encode_all(table, symbols, state, buffers) }
