@@ -3,11 +3,10 @@
 //! Estimates come from a sample of blocks at pseudo-random places (regular strides would fall in step with
 //! rows); sizes are in bits times 2^16, see `log2.rs`.
 
-use crate::encode::{FieldCoder, Level};
 use crate::kernels::{Kernels, Range};
 use crate::log2::{FRACTION_BITS, entropy};
 use crate::split::Split;
-use crate::{rans8, rans12};
+use crate::{Level, rans8, rans12};
 use netweight_tensor::{Dtype, Layout};
 
 /// Elements in one block of a sample.
@@ -24,27 +23,15 @@ const WORTH_CODING: u64 = 50;
 /// The thorough coder is slower: it has to save one part in so many of a field to be taken at level default.
 const WORTH_SLOWER: u64 = 24;
 
-/// What the sample of a chunk says.
-pub(crate) struct Sample {
-    pub split: Split,
-    level: Level,
-}
-
-impl Sample {
-    pub fn new(dtype: Dtype, level: Level, raw: &[u8]) -> Sample {
-        let split = match dtype.layout() {
-            Layout::Bytes => Split::Bytes,
-            Layout::Float16 { exponent_bits } => {
-                let k = match (exponent_bits, level) {
-                    (5, _) => 7,
-                    (8, Level::Default) => 6,
-                    _ => 4,
-                };
-                if half_is_better(k, dtype.element_bytes(), raw) { Split::Half { k } } else { Split::Bytes }
-            }
-        };
-        Sample { split, level }
-    }
+/// The split that makes a chunk smallest, as far as a sample shows.
+pub(crate) fn split(dtype: Dtype, level: Level, raw: &[u8]) -> Split {
+    let k = match (dtype.layout(), level) {
+        (Layout::Bytes, _) => return Split::Bytes,
+        (Layout::Float16 { exponent_bits: 5 }, _) => 7,
+        (Layout::Float16 { exponent_bits: 8 }, Level::Default) => 6,
+        (Layout::Float16 { .. }, _) => 4,
+    };
+    if half_is_better(k, dtype.element_bytes(), raw) { Split::Half { k } } else { Split::Bytes }
 }
 
 /// Ranges of a sample of one in `one_in` blocks of `n` things; all of them where `n` is small.
@@ -115,15 +102,40 @@ fn count_bytes(values: &[u8]) -> [u32; 256] {
     std::array::from_fn(|value| tables.iter().map(|table| table[value]).sum())
 }
 
+/// The coder of a field plane, with its statistics.
+pub(crate) enum FieldCoder {
+    Constant(u16),
+    Rans8(rans8::Model),
+    Rans12(Box<rans12::Model>),
+}
+
+impl FieldCoder {
+    pub fn n_lanes(&self) -> usize {
+        match self {
+            FieldCoder::Constant(_) => 1,
+            FieldCoder::Rans8(_) => rans8::N_LANES,
+            FieldCoder::Rans12(_) => rans12::N_LANES,
+        }
+    }
+
+    pub fn range(&self) -> Range {
+        match self {
+            FieldCoder::Constant(_) => Range { base: 0, n_symbols: u16::MAX, escape: 0 },
+            FieldCoder::Rans8(model) => model.range(),
+            FieldCoder::Rans12(model) => model.range(),
+        }
+    }
+}
+
 /// Settles the coder of a field.
-pub(crate) fn field_coder(sample: &Sample, k: u32, element_bytes: usize, raw: &[u8], kernels: &Kernels) -> FieldCoder {
+pub(crate) fn field_coder(level: Level, k: u32, element_bytes: usize, raw: &[u8], kernels: &Kernels) -> FieldCoder {
     let n_values = 1usize << (15 - k);
     if k == 6 {
         let counts = count_fields(k, element_bytes, raw, DENSE, n_values, kernels);
         let model = rans8::Model::from_counts(&counts);
         let (fast, thorough) = (rans8::estimate(&model, &counts), entropy(&counts));
         let is_single = counts.iter().filter(|&&count| count > 0).count() == 1;
-        if !is_single && (sample.level == Level::Default && fast <= thorough + thorough / WORTH_SLOWER) {
+        if !is_single && (level == Level::Default && fast <= thorough + thorough / WORTH_SLOWER) {
             return FieldCoder::Rans8(model);
         }
     }

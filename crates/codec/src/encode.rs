@@ -1,40 +1,12 @@
 //! Bytes in, chunk out. Looks at a sample, settles on a split, then gives every plane the coder that makes it
 //! smallest; all in integers, so that the choice is the same everywhere.
 
-use crate::choose::{self, Sample};
+use crate::choose::{self, FieldCoder};
 use crate::decode::check_length;
-use crate::kernels::{self, Kernels, Range};
+use crate::kernels::{self, Kernels};
 use crate::split::{Split, coder};
-use crate::{Error, escapes, rans8, rans12};
+use crate::{Error, Level, escapes, rans8, rans12};
 use netweight_tensor::Dtype;
-
-/// How much work goes into a smaller file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Level {
-    /// Exponent and the first mantissa bit, by the fast coder.
-    #[default]
-    Default,
-    /// Exponent and three mantissa bits, by the thorough coder, in larger chunks.
-    Max,
-}
-
-impl Level {
-    /// Bytes of a tensor that one chunk stands for at this level.
-    pub fn chunk_bytes(self) -> usize {
-        match self {
-            Level::Default => 1 << 20,
-            Level::Max => 2 << 20,
-        }
-    }
-
-    /// `"default"` or `"max"`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Level::Default => "default",
-            Level::Max => "max",
-        }
-    }
-}
 
 /// Values split at a time; fits the first-level cache.
 const BLOCK: usize = 4096;
@@ -71,10 +43,9 @@ impl Encoder {
         check_length(raw.len(), element_bytes)?;
         let begin = out.len();
         warm(raw);
-        let sample = Sample::new(dtype, self.level, raw);
-        match sample.split {
+        match choose::split(dtype, self.level, raw) {
             Split::Bytes => self.bytes(element_bytes, raw, out),
-            Split::Half { k } => self.half(&sample, k, element_bytes, raw, out),
+            Split::Half { k } => self.half(k, element_bytes, raw, out),
         }
         if out.len() - begin > raw.len() + 1 + 5 * element_bytes {
             out.truncate(begin);
@@ -123,11 +94,11 @@ impl Encoder {
         }
     }
 
-    fn half(&mut self, sample: &Sample, k: u32, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
+    fn half(&mut self, k: u32, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
         let n = raw.len() / element_bytes;
         let mut frame = Frame::begin(Split::Half { k }, element_bytes, out);
         self.byte_planes(element_bytes - 2, element_bytes, raw, &mut frame);
-        let coder = choose::field_coder(sample, k, element_bytes, raw, self.kernels);
+        let coder = choose::field_coder(self.level, k, element_bytes, raw, self.kernels);
         let range = coder.range();
         let (mut low, mut symbols, mut escapes) = (
             std::mem::take(&mut self.low),
@@ -171,31 +142,6 @@ impl Encoder {
 /// random places, wait for memory one by one: encoding out of memory took a third longer.
 fn warm(raw: &[u8]) {
     std::hint::black_box(raw.iter().step_by(64).fold(0, |sum: u8, &byte| sum.wrapping_add(byte)));
-}
-
-/// The coder of a field plane, with its statistics.
-pub(crate) enum FieldCoder {
-    Constant(u16),
-    Rans8(rans8::Model),
-    Rans12(Box<rans12::Model>),
-}
-
-impl FieldCoder {
-    fn n_lanes(&self) -> usize {
-        match self {
-            FieldCoder::Constant(_) => 1,
-            FieldCoder::Rans8(_) => rans8::N_LANES,
-            FieldCoder::Rans12(_) => rans12::N_LANES,
-        }
-    }
-
-    fn range(&self) -> Range {
-        match self {
-            FieldCoder::Constant(_) => Range { base: 0, n_symbols: u16::MAX, escape: 0 },
-            FieldCoder::Rans8(model) => model.range(),
-            FieldCoder::Rans12(model) => model.range(),
-        }
-    }
 }
 
 /// A chunk being written: fills in the lengths of its planes as they come.

@@ -29,6 +29,7 @@ mod rans8;
 mod choose;
 mod encode;
 mod escapes;
+mod level;
 mod log2;
 mod normalize;
 
@@ -38,8 +39,9 @@ mod describe;
 pub use bound::{Bound, BoundReport};
 pub use decode::{Decoder, MAX_CHUNK_BYTES};
 pub use describe::{ChunkInfo, PlaneInfo, checksum, describe_chunk, isa, isas};
-pub use encode::{Encoder, Level};
+pub use encode::Encoder;
 pub use error::Error;
+pub use level::Level;
 
 #[cfg(test)]
 mod tests;

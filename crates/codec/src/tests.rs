@@ -1,8 +1,7 @@
 //! Chunks in and out, over every instruction set that this CPU runs.
 
-use crate::encode::Level;
 use crate::kernels::{self, Kernels};
-use crate::{Decoder, Encoder, Error, describe_chunk};
+use crate::{Decoder, Encoder, Error, Level, describe_chunk};
 use netweight_tensor::{DTYPES, Dtype};
 use proptest::prelude::*;
 
