@@ -1,0 +1,99 @@
+//! Small good files, for inputs to begin with.
+
+use std::path::Path;
+
+use netweight_codec::Level;
+use netweight_pack::{CompressOptions, Silent, compress};
+
+use crate::scratch::Scratch;
+
+/// Bytes that look like BF16 weights: few exponents, random mantissas.
+pub(crate) fn weights(n_bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(n_bytes + 1);
+    while bytes.len() < n_bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let exponent = 120 - (state.trailing_zeros() as u16).min(20);
+        let value = (state >> 32) as u16 & 0x807f | exponent << 7;
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    bytes.truncate(n_bytes);
+    bytes
+}
+
+/// A safetensors file from a header's JSON and the data.
+pub(crate) fn file(json: &str, data: &[u8]) -> Vec<u8> {
+    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), data].concat()
+}
+
+/// JSON of headers that are good for that many bytes of data.
+pub(crate) fn headers() -> Vec<(&'static str, usize)> {
+    vec![
+        ("{}", 0),
+        (r#"{"w":{"dtype":"BF16","shape":[300,2],"data_offsets":[0,1200]}}  "#, 1200),
+        (r#"{"__metadata__":{"format":"pt"},"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#, 4),
+        (
+            concat!(
+                r#"{"b":{"dtype":"F32","shape":[10,25],"data_offsets":[600,1600]},"#,
+                r#""z":{"dtype":"I64","shape":[0],"data_offsets":[600,600]},"#,
+                r#""a":{"dtype":"BF16","shape":[300],"data_offsets":[0,600]},"__metadata__":{"x":"y"}}"#
+            ),
+            1600,
+        ),
+        (
+            r#"{"q":{"dtype":"F4","shape":[7,2],"data_offsets":[0,7]},"n":{"dtype":"NEW","shape":[3],"data_offsets":[7,19]}}"#,
+            19,
+        ),
+        (r#"{"netweight.x":{"dtype":"U8","shape":[500],"data_offsets":[0,500]}}"#, 500),
+        // Two tensors with the same bytes, which get tied.
+        (
+            concat!(
+                r#"{"e":{"dtype":"BF16","shape":[2048],"data_offsets":[0,4096]},"#,
+                r#""o":{"dtype":"BF16","shape":[2048],"data_offsets":[4096,8192]}}"#
+            ),
+            8192,
+        ),
+    ]
+}
+
+/// Good files.
+pub(crate) fn files() -> Vec<Vec<u8>> {
+    let period = weights(4096, 1);
+    headers().into_iter().map(|(json, n)| file(json, &period.repeat(2)[..n])).collect()
+}
+
+/// Options with one thread.
+pub(crate) fn options(level: Level) -> CompressOptions {
+    CompressOptions { level, threads: 1, ..CompressOptions::default() }
+}
+
+/// Archives of [`files`], at both levels.
+pub(crate) fn archives() -> Vec<Vec<u8>> {
+    let archive = |level: Level, file: &[u8]| {
+        let scratch = Scratch::new();
+        let (source, target) = (scratch.write("a.safetensors", file), scratch.path("b.safetensors"));
+        compress(&source, &target, &options(level), &Silent).expect("a good file");
+        std::fs::read(target).expect("an archive")
+    };
+    let levels = [Level::Default, Level::Max];
+    levels.into_iter().flat_map(|level| files().into_iter().map(move |file| archive(level, &file))).collect()
+}
+
+/// Makes an archive folder with a shard, an index and side files below `folder`; gives its `netweight.json`.
+pub(crate) fn archive_folder(folder: &Path) -> Vec<u8> {
+    let scratch = Scratch::new();
+    let source = scratch.path("src");
+    std::fs::create_dir_all(source.join("sub")).expect("room");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(source.join(name), bytes).expect("room");
+    write("model.safetensors", &files()[1]);
+    write(
+        "model.safetensors.index.json",
+        br#"{"metadata":{"total_size":1200},"weight_map":{"w":"model.safetensors"}}"#,
+    );
+    write("config.json", b"{}");
+    write("sub/notes.txt", b"notes");
+    compress(&source, folder, &options(Level::Default), &Silent).expect("a good folder");
+    std::fs::read(folder.join("netweight.json")).expect("netweight.json")
+}
