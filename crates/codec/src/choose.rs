@@ -11,11 +11,17 @@ use netweight_tensor::{Dtype, Layout};
 
 /// Elements in one block of a sample.
 const SAMPLE_BLOCK: usize = 64;
-/// Chunks of no more elements than this are looked at whole.
-const SMALL: usize = 16384;
-/// One in so many blocks is looked at for choosing a split or a byte plane's coder, and for the counts of rans8.
-const SPARSE: usize = 64;
-const DENSE: usize = 8;
+/// How much of a chunk is looked at: one block in so many, but no fewer elements than that.
+struct Share {
+    one_in: usize,
+    at_least: usize,
+}
+/// For choosing a split or a byte plane's coder.
+const SPARSE: Share = Share { one_in: 64, at_least: 8192 };
+/// For the counts of rans8.
+const DENSE: Share = Share { one_in: 8, at_least: 32768 };
+/// For rans12, which has to know every value.
+const ALL: Share = Share { one_in: 1, at_least: 0 };
 /// Bytes of a rans payload besides its streams and tables.
 const FRAME_BYTES: u64 = 330;
 /// Raw decodes as fast as memory: a byte plane has to shrink by one part in so many to be coded at all.
@@ -34,9 +40,9 @@ pub(crate) fn split(dtype: Dtype, level: Level, raw: &[u8]) -> Split {
     if half_is_better(k, dtype.element_bytes(), raw) { Split::Half { k } } else { Split::Bytes }
 }
 
-/// Ranges of a sample of one in `one_in` blocks of `n` things; all of them where `n` is small.
-fn blocks(n: usize, one_in: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let one_in = if n <= SMALL { 1 } else { one_in };
+/// Ranges of a sample of the blocks of `n` elements.
+fn blocks(n: usize, share: Share) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let one_in = (n / share.at_least.max(1)).clamp(1, share.one_in);
     let mut random = 0x9e37_79b9_u32;
     (0..n.div_ceil(SAMPLE_BLOCK * one_in)).map(move |idx| {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -139,7 +145,7 @@ pub(crate) fn field_coder(level: Level, k: u32, element_bytes: usize, raw: &[u8]
             return FieldCoder::Rans8(model);
         }
     }
-    let counts = count_fields(k, element_bytes, raw, 1, n_values, kernels);
+    let counts = count_fields(k, element_bytes, raw, ALL, n_values, kernels);
     if let Some(value) = counts.iter().position(|&count| count as usize == raw.len() / element_bytes) {
         return FieldCoder::Constant(value as u16);
     }
@@ -151,10 +157,10 @@ pub(crate) fn field_coder(level: Level, k: u32, element_bytes: usize, raw: &[u8]
     model.map_or_else(|| FieldCoder::Rans8(rans8::Model::from_counts(&counts)), |model| FieldCoder::Rans12(Box::new(model)))
 }
 
-fn count_fields(k: u32, element_bytes: usize, raw: &[u8], one_in: usize, n_values: usize, kernels: &Kernels) -> Vec<u32> {
+fn count_fields(k: u32, element_bytes: usize, raw: &[u8], share: Share, n_values: usize, kernels: &Kernels) -> Vec<u32> {
     let mut tables = vec![[0u32; 4]; n_values]; // four, so that equal neighbours do not wait for each other
     let (mut low, mut fields) = ([0; SAMPLE_BLOCK], [0; SAMPLE_BLOCK]);
-    for block in blocks(raw.len() / element_bytes, one_in) {
+    for block in blocks(raw.len() / element_bytes, share) {
         let (low, fields) = (&mut low[..block.len()], &mut fields[..block.len()]);
         (kernels.split_half)(element_bytes, k, &raw[block.start * element_bytes..block.end * element_bytes], low, fields);
         let (fours, rest) = fields.as_chunks::<4>();
