@@ -73,8 +73,8 @@ fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
             second[usize::from(bytes[1])] += 1;
         }
     }
-    let frame = |size: u64, raw_bits: u32| (size + (FRAME_BYTES * 8 << FRACTION_BITS)).min((n as u64 * u64::from(raw_bits)) << FRACTION_BITS);
-    let half = frame(scaled(&low, n, k + 1), k + 1) + scaled(&field, n, 15 - k) + (FRAME_BYTES * 8 << FRACTION_BITS);
+    let frame = |size: u64, raw_bits: u32| (size + ((FRAME_BYTES * 8) << FRACTION_BITS)).min((n as u64 * u64::from(raw_bits)) << FRACTION_BITS);
+    let half = frame(scaled(&low, n, k + 1), k + 1) + scaled(&field, n, 15 - k) + ((FRAME_BYTES * 8) << FRACTION_BITS);
     let bytes = frame(scaled(&first, n, 8), 8) + frame(scaled(&second, n, 8), 8);
     half <= bytes
 }
@@ -85,13 +85,13 @@ pub(crate) fn model_for_bytes(values: &[u8], bits: u32) -> Option<rans12::Model>
     blocks(values.len(), SPARSE).for_each(|block| values[block].iter().for_each(|&value| counts[usize::from(value)] += 1));
     let raw_size = (values.len() as u64 * u64::from(bits)) << FRACTION_BITS;
     let worth_it = raw_size - raw_size / WORTH_CODING;
-    if scaled(&counts, values.len(), bits) + (FRAME_BYTES * 8 << FRACTION_BITS) >= worth_it {
+    if scaled(&counts, values.len(), bits) + ((FRAME_BYTES * 8) << FRACTION_BITS) >= worth_it {
         return None;
     }
     let counts = count_bytes(values);
     let model = rans12::Model::for_bytes(&counts)?;
     let n_present = model.freq.iter().filter(|&&freq| freq > 0).count() as u64;
-    let size = model.cost(&counts) + ((FRAME_BYTES + n_present) * 8 << FRACTION_BITS);
+    let size = model.cost(&counts) + (((FRAME_BYTES + n_present) * 8) << FRACTION_BITS);
     (size < worth_it).then_some(model)
 }
 

@@ -156,6 +156,7 @@ pub(crate) fn frame(element_bytes: usize, chunk: &[u8]) -> Result<(Split, Parts<
 }
 
 /// A plane being decoded: what is left of its payload, by coder.
+#[allow(clippy::large_enum_variant)] // See Box8.
 enum Plane<'a> {
     Raw { packed: &'a [u8] },
     Constant { value: u16 },
@@ -236,7 +237,7 @@ fn raw(payload: &[u8], n: usize, bits: u32) -> Result<Plane<'_>, Error> {
         return Err(Error::Truncated { expected, actual: payload.len() });
     }
     match payload.last() {
-        Some(last) if n_bits % 8 != 0 && last >> (n_bits % 8) != 0 => Err(Error::Corrupt("padding bits")),
+        Some(last) if !n_bits.is_multiple_of(8) && last >> (n_bits % 8) != 0 => Err(Error::Corrupt("padding bits")),
         _ => Ok(Plane::Raw { packed: payload }),
     }
 }

@@ -23,7 +23,7 @@ impl Random {
 }
 
 fn bf16(x: f32) -> [u8; 2] {
-    ((x.to_bits() + 0x8000 >> 16) as u16).to_le_bytes()
+    (((x.to_bits() + 0x8000) >> 16) as u16).to_le_bytes()
 }
 
 fn round_trip(dtype: &str, raw: &[u8], level: Level, kernels: &'static Kernels) -> Vec<u8> {

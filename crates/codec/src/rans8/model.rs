@@ -54,7 +54,7 @@ impl Model {
             kept[ESCAPE] = n_escapes.max(1);
             let mut freq = [0; N_SYMBOLS];
             normalize(&kept, TOTAL, &mut freq);
-            let bits = cost(&kept, &freq, 8) + (u64::from(n_escapes) * ESCAPE_EXTRA_BITS << log2::FRACTION_BITS);
+            let bits = cost(&kept, &freq, 8) + ((u64::from(n_escapes) * ESCAPE_EXTRA_BITS) << log2::FRACTION_BITS);
             (bits, base, freq)
         });
         let (_, base, freq) = candidates.min_by_key(|(bits, ..)| *bits).expect("four candidates");
