@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::payload::{ALIGNMENT, padded};
-use crate::{Error, MAX_HEADER_BYTES, Result};
+use crate::{Error, Header, MAX_HEADER_BYTES, Result};
 
 /// Name of the manifest tensor.
 pub const MANIFEST_NAME: &str = "netweight.manifest";
@@ -30,7 +30,7 @@ impl<'a> ArchiveHeader<'a> {
     /// Reserves room for the payloads `names` and the manifest, in this order, with data of at most
     /// `max_data_bytes` bytes. `None` where the header would be longer than safetensors allows.
     pub fn reserve(names: Vec<&'a str>, original_format: Option<&'a str>, max_data_bytes: u64) -> Option<ArchiveHeader<'a>> {
-        let original_format = original_format.filter(|format| format.len() <= MAX_FORMAT_BYTES);
+        let original_format = original_format.filter(|format| is_shown(format));
         let widest = std::iter::repeat_n(max_data_bytes, names.len() + 1);
         let json = json(&names, original_format, widest.map(|most| (most, most, most)));
         let header_bytes = padded(8 + json.len() as u64);
@@ -68,6 +68,22 @@ impl<'a> ArchiveHeader<'a> {
         debug_assert_eq!(self.header_bytes % ALIGNMENT, 0);
         Ok(bytes)
     }
+}
+
+fn is_shown(format: &str) -> bool {
+    format.len() <= MAX_FORMAT_BYTES
+}
+
+/// Checks that an archive's header shows the `format` of its original, as section 1 has it.
+///
+/// # Errors
+/// `Corrupt`.
+pub fn check_format_shown(archive: &Header, original: &Header) -> Result<()> {
+    let expected = original.metadata.get("format").filter(|format| is_shown(format));
+    if archive.metadata.get("format") == expected {
+        return Ok(());
+    }
+    Err(Error::corrupt("the archive's metadata show another format than the original's"))
 }
 
 /// `spans`: (size, start, end) of each payload, then of the manifest.

@@ -28,7 +28,9 @@ mod staging;
 mod digest;
 mod error;
 
-pub use archive_header::{ArchiveHeader, MANIFEST_NAME, METADATA_KEY, OPAQUE_NAME, RESERVED_PREFIX};
+pub use archive_header::{
+    ArchiveHeader, MANIFEST_NAME, METADATA_KEY, OPAQUE_NAME, RESERVED_PREFIX, check_format_shown,
+};
 pub use atomic::{AtomicFile, sync_folder};
 pub use checkpoint::{Checkpoint, FileKind, SourceFile};
 pub use digest::Digest;

@@ -47,6 +47,7 @@ pub struct SameAs {
     /// Its name.
     pub tensor: String,
     /// File name of its sibling shard, or `None` where it is in the same shard.
+    #[serde(deserialize_with = "Option::deserialize")] // Null, but there.
     pub shard: Option<String>,
 }
 

@@ -2,7 +2,7 @@
 
 use netweight_container::{
     AtomicFile, ArchiveHeader, Digest, ErrorKind, FileKind, FolderFile, FolderManifest, Header, Manifest, Mode, Original,
-    SameAs, check_relative_path,
+    SameAs, check_format_shown, check_relative_path,
 };
 
 #[test]
@@ -78,6 +78,46 @@ fn manifests() {
         let change = |manifest: &mut Manifest| manifest.same_as.get_mut("a").unwrap().shard = Some(shard.to_owned());
         check(&change, corrupt);
     }
+}
+
+#[test]
+fn ties_say_which_shard() {
+    let check = |shard: &str, holds: bool| {
+        let digest = Digest::of(&[b"x"]);
+        let original = format!(r#"{{"bytes":0,"sha256":"{digest}","header_bytes":0}}"#);
+        let same_as = format!(r#"{{"a":{{"tensor":"b"{shard}}}}}"#);
+        let json = format!(
+            r#"{{"format":1,"writer":"","level":"","mode":"tensors","chunk_bytes":4096,"original":{original},"same_as":{same_as}}}"#
+        );
+        let nothing = [0x78, 0x9c, 3, 0, 0, 0, 0, 1]; // A zlib stream of no bytes.
+        let mut bytes = [&(json.len() as u32).to_le_bytes()[..], json.as_bytes(), &nothing].concat();
+        Manifest::seal(b"header", &mut bytes);
+        assert_eq!(Manifest::decode(b"header", &bytes).is_ok(), holds, "{shard}");
+    };
+    check("", false);
+    check(r#","shard":null"#, true);
+    check(r#","shard":"b""#, true);
+    check(r#","shard":1"#, false);
+}
+
+#[test]
+fn archives_show_the_format_of_their_original() {
+    let check = |archive: &str, original: &str, holds: bool| {
+        let header = |format: &str| {
+            let json = if format.is_empty() { "{}".to_owned() } else { format!(r#"{{"__metadata__":{{"format":"{format}"}}}}"#) };
+            let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+            Header::parse(&bytes, bytes.len() as u64).unwrap()
+        };
+        assert_eq!(check_format_shown(&header(archive), &header(original)).is_ok(), holds, "{archive} {original}");
+    };
+    check("", "", true);
+    check("pt", "pt", true);
+    check("", "pt", false);
+    check("pt", "", false);
+    check("mlx", "pt", false);
+    check(&"x".repeat(64), &"x".repeat(64), true);
+    check("", &"x".repeat(65), true);
+    check(&"x".repeat(65), &"x".repeat(65), false);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use netweight_codec::Level;
 use netweight_container::{
     ALIGNMENT, ChunkRef, Context, Entry, Error, Header, InputFile, MANIFEST_NAME, METADATA_KEY, MAX_HEADER_BYTES, Manifest,
-    Mode, OPAQUE_NAME, Result, check_format_mark, check_padding, n_chunks, read_directory,
+    Mode, OPAQUE_NAME, Result, check_format_mark, check_format_shown, check_padding, n_chunks, read_directory,
 };
 use netweight_tensor::Dtype;
 
@@ -53,6 +53,7 @@ impl ShardFile {
         let payloads = match manifest.mode {
             Mode::Tensors => {
                 let original = Header::parse(&manifest.header, manifest.original.bytes).in_file(path)?;
+                check_format_shown(&header, &original).in_file(path)?;
                 let payloads = tensor_payloads(&input, &header, tensors, &manifest, &original).in_file(path)?;
                 let header_bytes = manifest.header.clone();
                 return Ok(ShardFile { input, manifest, original, header_bytes, payloads });
@@ -62,6 +63,7 @@ impl ShardFile {
         };
         let header_bytes = opaque_header_bytes(&input, &payloads, &manifest).in_file(path)?;
         let original = Header::parse(&header_bytes, manifest.original.bytes).in_file(path)?;
+        check_format_shown(&header, &original).in_file(path)?;
         Ok(ShardFile { input, manifest, original, header_bytes, payloads })
     }
 
