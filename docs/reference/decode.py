@@ -328,9 +328,14 @@ def chunk_bytes(chunk, n, width):
     """The bytes of `n` elements of `width` bytes."""
     reader = Reader(chunk)
     split = reader.int("B")
-    check(split == 0 or (split in (4, 6, 7) and width >= 2), "split %d", split)
+    fits = {0: True, 1: width == 1, 4: width >= 2, 6: width >= 2, 7: width >= 2, 9: width == 2}
+    check(fits.get(split, False), "split %d", split)
     if split == 0:
         planes = [(8, "byte")] * width
+    elif split == 1:
+        planes = [(1, "sign"), (7, "rest")]
+    elif split == 9:
+        planes = [(8, "byte"), (2, "low"), (6, "field")]
     else:
         planes = [(8, "byte")] * (width - 2) + [(split + 1, "low"), (15 - split, "field")]
     heads = [(reader.int("B"), reader.int("I")) for _ in planes]
@@ -344,7 +349,12 @@ def chunk_bytes(chunk, n, width):
             payload.end("the plane")
             check(max(values[-1]) < 1 << bits, "a value has more than %d bits", bits)
     reader.end("the chunk")
-    if split > 0:
+    if split == 1:
+        values = [[sign << 7 | rest for sign, rest in zip(*values)]]
+    elif split == 9:
+        top = [(low >> 1) << 15 | field << 9 | (low & 1) << 8 | byte for byte, low, field in zip(*values)]
+        values = [[half & 255 for half in top], [half >> 8 for half in top]]
+    elif split > 0:
         field_values, low_values = values.pop(), values.pop()
         mask = (1 << split) - 1
         top = [(low >> split) << 15 | value << split | (low & mask)

@@ -32,7 +32,7 @@ impl Bound {
     pub fn new(dtype: Dtype) -> Bound {
         let n_counts = match dtype.layout() {
             Layout::Float16 { .. } => 1 << 16,
-            Layout::Bytes => 256 * dtype.element_bytes(),
+            Layout::Bytes | Layout::Float8 => 256 * dtype.element_bytes(),
         };
         Bound { dtype, n_elements: 0, counts: vec![0; n_counts] }
     }
@@ -49,7 +49,7 @@ impl Bound {
                     }
                 }
             }
-            (Layout::Bytes, _) => {
+            (Layout::Bytes | Layout::Float8, _) => {
                 for element in raw.chunks_exact(element_bytes) {
                     for (plane_idx, &byte) in element.iter().enumerate() {
                         self.counts[plane_idx * 256 + usize::from(byte)] += 1;

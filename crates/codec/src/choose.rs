@@ -5,7 +5,7 @@
 
 use crate::kernels::{Kernels, Range};
 use crate::log2::{FRACTION_BITS, entropy};
-use crate::split::Split;
+use crate::split::{Split, low_bits};
 use crate::{Level, rans8, rans12};
 use netweight_tensor::{Dtype, Layout};
 
@@ -33,6 +33,8 @@ const WORTH_SLOWER: u64 = 24;
 pub(crate) fn split(dtype: Dtype, level: Level, raw: &[u8]) -> Split {
     let k = match (dtype.layout(), level) {
         (Layout::Bytes, _) => return Split::Bytes,
+        (Layout::Float8, _) => return if sign_is_flat(raw) { Split::Sign } else { Split::Bytes },
+        (Layout::Float16 { exponent_bits: 5 }, Level::Default) if dtype.element_bytes() == 2 => 9,
         (Layout::Float16 { exponent_bits: 5 }, _) => 7,
         (Layout::Float16 { exponent_bits: 8 }, Level::Default) => 6,
         (Layout::Float16 { .. }, _) => 4,
@@ -58,16 +60,27 @@ fn scaled(counts: &[u32], n: usize, bits: u32) -> u64 {
     n as u64 * per_value.min(u64::from(bits) << FRACTION_BITS)
 }
 
+/// Whether the sign of a byte says nothing about the rest, so that coding them together gains nothing.
+fn sign_is_flat(raw: &[u8]) -> bool {
+    let mut counts = [0u32; 256];
+    blocks(raw.len(), SPARSE).for_each(|block| raw[block].iter().for_each(|&byte| counts[usize::from(byte)] += 1));
+    let rest: [u32; 128] = std::array::from_fn(|rest| counts[rest] + counts[rest + 128]);
+    let n: u64 = rest.iter().map(|&count| u64::from(count)).sum();
+    // A sample of 256 symbols seems a little less than flat beside one of 128.
+    entropy(&counts) + (n << FRACTION_BITS) / 32 >= entropy(&rest) + (n << FRACTION_BITS)
+}
+
 /// Compares the two ways of coding the top 16 bits; the other bytes cost the same either way.
 fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
     let n = raw.len() / element_bytes;
+    let sign_at = low_bits(k) - 1;
     let (mut low, mut field) = ([0u32; 256], [0u32; 2048]);
     let (mut first, mut second) = ([0u32; 256], [0u32; 256]);
     for block in blocks(n, SPARSE) {
         for element in raw[block.start * element_bytes..block.end * element_bytes].chunks_exact(element_bytes) {
             let bytes = [element[element_bytes - 2], element[element_bytes - 1]];
             let top = u32::from(u16::from_le_bytes(bytes));
-            low[(top >> 15 << k | top & ((1 << k) - 1)) as usize] += 1;
+            low[(top >> 15 << sign_at | top >> (k - sign_at) & ((1 << sign_at) - 1)) as usize] += 1;
             field[(top >> k & ((1 << (15 - k)) - 1)) as usize] += 1;
             first[usize::from(bytes[0])] += 1;
             second[usize::from(bytes[1])] += 1;
@@ -135,8 +148,8 @@ impl FieldCoder {
 
 /// Settles the coder of a field.
 pub(crate) fn field_coder(level: Level, k: u32, element_bytes: usize, raw: &[u8], kernels: &Kernels) -> FieldCoder {
-    let n_values = 1usize << (15 - k);
-    if k == 6 {
+    let n_values = (1usize << (15 - k)).max(256);
+    if k == 6 || k == 9 {
         let counts = count_fields(k, element_bytes, raw, DENSE, n_values, kernels);
         let model = rans8::Model::from_counts(&counts);
         let (fast, thorough) = (rans8::estimate(&model, &counts), entropy(&counts));

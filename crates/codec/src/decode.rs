@@ -112,16 +112,17 @@ impl Decoder {
                 }
             }
             let planes = bytes.each_ref().map(|plane| &plane[..n]);
-            join(kernels, split, &planes[..element_bytes], &field[..n], block);
+            join(kernels, split, &planes[..split.n_planes(element_bytes)], &field[..n], block);
         }
         planes.iter().flatten().try_for_each(Plane::finish)
     }
 }
 
-/// Puts a block's elements together; of a half split the last of `planes` is not used.
+/// Puts a block's elements together; of a half split the last of `planes` is not used but `field`.
 fn join(kernels: &Kernels, split: Split, planes: &[&[u8]], field: &[u16], block: &mut [u8]) {
     match (split, planes) {
         (Split::Half { k }, [rest @ .., low, _]) => (kernels.join_half)(k, rest, low, field, block),
+        (Split::Sign, [sign, rest]) => (kernels.join_sign)(sign, rest, block),
         _ => (kernels.join_bytes)(planes, block),
     }
 }

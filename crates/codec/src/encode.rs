@@ -4,7 +4,7 @@
 use crate::choose::{self, FieldCoder};
 use crate::decode::check_length;
 use crate::kernels::{self, Kernels};
-use crate::split::{Split, coder};
+use crate::split::{Split, coder, low_bits};
 use crate::{Error, Level, escapes, rans8, rans12};
 use netweight_tensor::Dtype;
 
@@ -45,6 +45,7 @@ impl Encoder {
         warm(raw);
         match choose::split(dtype, self.level, raw) {
             Split::Bytes => self.bytes(element_bytes, raw, out),
+            Split::Sign => self.sign(raw, out),
             Split::Half { k } => self.half(k, element_bytes, raw, out),
         }
         if out.len() - begin > raw.len() + 1 + 5 * element_bytes {
@@ -57,6 +58,17 @@ impl Encoder {
     fn bytes(&mut self, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
         let mut frame = Frame::begin(Split::Bytes, element_bytes, out);
         self.byte_planes(element_bytes, element_bytes, raw, &mut frame);
+    }
+
+    fn sign(&mut self, raw: &[u8], out: &mut Vec<u8>) {
+        let mut frame = Frame::begin(Split::Sign, 1, out);
+        let (mut sign, mut rest) = (std::mem::take(&mut self.low), std::mem::take(&mut self.plane));
+        sign.resize(raw.len(), 0);
+        rest.resize(raw.len(), 0);
+        (self.kernels.split_sign)(raw, &mut sign, &mut rest);
+        self.byte_plane(&sign, 1, &mut frame);
+        self.byte_plane(&rest, 7, &mut frame);
+        (self.low, self.plane) = (sign, rest);
     }
 
     /// Every plane raw: never longer than the input by more than the frame.
@@ -97,7 +109,7 @@ impl Encoder {
     fn half(&mut self, k: u32, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
         let n = raw.len() / element_bytes;
         let mut frame = Frame::begin(Split::Half { k }, element_bytes, out);
-        self.byte_planes(element_bytes - 2, element_bytes, raw, &mut frame);
+        self.byte_planes(frame.split.n_byte_planes(element_bytes), element_bytes, raw, &mut frame);
         let coder = choose::field_coder(self.level, k, element_bytes, raw, self.kernels);
         let range = coder.range();
         let (mut low, mut symbols, mut escapes) = (
@@ -120,7 +132,7 @@ impl Encoder {
             tail.extend_from_slice(rest);
         }
         let bits = 15 - k;
-        self.byte_plane(&low, k + 1, &mut frame);
+        self.byte_plane(&low, low_bits(k), &mut frame);
         let (steps, escaped) = (&mut symbols[..n_whole], &escapes[..n_escapes]);
         match coder {
             FieldCoder::Constant(value) => frame.plane(coder::CONSTANT, |out| out.extend_from_slice(&value.to_le_bytes())),
@@ -146,6 +158,7 @@ fn warm(raw: &[u8]) {
 
 /// A chunk being written: fills in the lengths of its planes as they come.
 struct Frame<'a> {
+    split: Split,
     out: &'a mut Vec<u8>,
     head: usize,
 }
@@ -155,7 +168,7 @@ impl<'a> Frame<'a> {
         out.push(split.id());
         let head = out.len();
         out.resize(head + 5 * split.n_planes(element_bytes), 0);
-        Frame { out, head }
+        Frame { split, out, head }
     }
 
     fn plane(&mut self, coder: u8, write: impl FnOnce(&mut Vec<u8>)) {

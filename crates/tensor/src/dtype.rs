@@ -5,6 +5,8 @@
 pub enum Layout {
     /// No floating-point structure that pays: coded byte by byte.
     Bytes,
+    /// One byte with its sign in the top bit.
+    Float8,
     /// The 16 most significant bits hold a sign, an exponent of `exponent_bits` bits and the head of the
     /// mantissa. True of every IEEE-like float of 16 bits and more.
     Float16 {
@@ -40,11 +42,11 @@ pub const DTYPES: &[Row] = &[
     row("F16", 16, 2, float(5)),
     row("F32", 32, 4, float(8)),
     row("F64", 64, 8, float(11)),
-    row("F8_E4M3", 8, 1, Layout::Bytes),
-    row("F8_E5M2", 8, 1, Layout::Bytes),
+    row("F8_E4M3", 8, 1, Layout::Float8),
+    row("F8_E5M2", 8, 1, Layout::Float8),
     row("F8_E8M0", 8, 1, Layout::Bytes),
-    row("F8_E4M3FNUZ", 8, 1, Layout::Bytes),
-    row("F8_E5M2FNUZ", 8, 1, Layout::Bytes),
+    row("F8_E4M3FNUZ", 8, 1, Layout::Float8),
+    row("F8_E5M2FNUZ", 8, 1, Layout::Float8),
     row("F6_E2M3", 6, 1, Layout::Bytes),
     row("F6_E3M2", 6, 1, Layout::Bytes),
     row("F4", 4, 1, Layout::Bytes),

@@ -32,6 +32,8 @@ pub(crate) struct Kernels {
     pub join_half: JoinHalf,
     pub split_bytes: SplitBytes,
     pub join_bytes: JoinBytes,
+    pub split_sign: SplitSign,
+    pub join_sign: JoinSign,
 }
 
 /// `(bits, values, packed)`: eight values of `bits` <= 8 bits make `bits` bytes, the first value lowest.
@@ -54,6 +56,10 @@ pub(crate) type JoinHalf = fn(u32, &[&[u8]], &[u8], &[u16], &mut [u8]);
 pub(crate) type SplitBytes = fn(usize, usize, &[u8], &mut [u8]);
 /// `(planes, raw)`: element `i` is byte `i` of each plane.
 pub(crate) type JoinBytes = fn(&[&[u8]], &mut [u8]);
+/// `(raw, sign, rest)`: the top bit and the other seven of each byte.
+pub(crate) type SplitSign = fn(&[u8], &mut [u8], &mut [u8]);
+/// `(sign, rest, raw)`: the reverse of [`SplitSign`].
+pub(crate) type JoinSign = fn(&[u8], &[u8], &mut [u8]);
 
 /// The values that [`Window`] gives symbols: `base..base + n_symbols`.
 #[derive(Clone, Copy)]
@@ -79,6 +85,8 @@ static SCALAR: Kernels = Kernels {
     join_half: portable::join_half,
     split_bytes: portable::split_bytes,
     join_bytes: portable::join_bytes,
+    split_sign: portable::split_sign,
+    join_sign: portable::join_sign,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -98,6 +106,8 @@ static AVX2: Kernels = Kernels {
     join_half: wide::avx2::join_half,
     split_bytes: wide::avx2::split_bytes,
     join_bytes: wide::avx2::join_bytes,
+    split_sign: wide::avx2::split_sign,
+    join_sign: wide::avx2::join_sign,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -117,6 +127,8 @@ static AVX512: Kernels = Kernels {
     join_half: wide::avx512::join_half,
     split_bytes: wide::avx512::split_bytes,
     join_bytes: wide::avx512::join_bytes,
+    split_sign: wide::avx512::split_sign,
+    join_sign: wide::avx512::join_sign,
 };
 
 #[cfg(target_arch = "aarch64")]

@@ -2,6 +2,7 @@
 //! code by itself where `wide.rs` lets it.
 
 use super::Range;
+use crate::split::low_bits;
 
 /// [`super::Pack`].
 #[inline(always)]
@@ -80,10 +81,11 @@ pub(crate) fn split_half(element_bytes: usize, k: u32, raw: &[u8], low: &mut [u8
 
 #[inline(always)]
 fn split_half_of<const W: usize>(k: u32, raw: &[u8], low: &mut [u8], field: &mut [u16]) {
-    let (low_mask, field_mask) = ((1u16 << k) - 1, (1u16 << (15 - k)) - 1);
+    let sign_at = low_bits(k) - 1;
+    let (low_mask, field_mask) = ((1u16 << sign_at) - 1, (1u16 << (15 - k)) - 1);
     for ((element, low), field) in raw.as_chunks::<W>().0.iter().zip(low).zip(field) {
         let top = u16::from_le_bytes([element[W - 2], element[W - 1]]);
-        *low = (top >> 15 << k | top & low_mask) as u8;
+        *low = (top >> 15 << sign_at | top >> (k - sign_at) & low_mask) as u8;
         *field = top >> k & field_mask;
     }
 }
@@ -98,6 +100,14 @@ fn top_bits(k: u32, low: u8, field: u16) -> u16 {
 #[inline(always)]
 pub(crate) fn join_half(k: u32, planes: &[&[u8]], low: &[u8], field: &[u16], raw: &mut [u8]) {
     match planes {
+        [first] => {
+            // k = 9: a byte plane below the low plane.
+            let rest = low.iter().zip(field);
+            for ((element, &first), (&low, &field)) in raw.as_chunks_mut::<2>().0.iter_mut().zip(*first).zip(rest) {
+                let low = u16::from(low);
+                *element = (low >> 1 << 15 | field << 9 | (low & 1) << 8 | u16::from(first)).to_le_bytes();
+            }
+        }
         [] => {
             for ((element, &low), &field) in raw.as_chunks_mut::<2>().0.iter_mut().zip(low).zip(field) {
                 *element = top_bits(k, low, field).to_le_bytes();
@@ -153,5 +163,21 @@ pub(crate) fn join_bytes(planes: &[&[u8]], raw: &mut [u8]) {
                 element.iter_mut().zip(planes).for_each(|(byte, plane)| *byte = plane[idx]);
             }
         }
+    }
+}
+
+/// [`super::SplitSign`].
+#[inline(always)]
+pub(crate) fn split_sign(raw: &[u8], sign: &mut [u8], rest: &mut [u8]) {
+    for ((&byte, sign), rest) in raw.iter().zip(sign).zip(rest) {
+        (*sign, *rest) = (byte >> 7, byte & 127);
+    }
+}
+
+/// [`super::JoinSign`].
+#[inline(always)]
+pub(crate) fn join_sign(sign: &[u8], rest: &[u8], raw: &mut [u8]) {
+    for ((byte, &sign), &rest) in raw.iter_mut().zip(sign).zip(rest) {
+        *byte = sign << 7 | rest;
     }
 }

@@ -33,6 +33,8 @@ macro_rules! all_for {
             join_half(k: u32, planes: &[&[u8]], low: &[u8], field: &[u16], raw: &mut [u8]);
             split_bytes(element_bytes: usize, idx: usize, raw: &[u8], plane: &mut [u8]);
             join_bytes(planes: &[&[u8]], raw: &mut [u8]);
+            split_sign(raw: &[u8], sign: &mut [u8], rest: &mut [u8]);
+            join_sign(sign: &[u8], rest: &[u8], raw: &mut [u8]);
         }
     };
 }

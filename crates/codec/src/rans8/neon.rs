@@ -13,8 +13,9 @@
 //! What was done for speed: states stay split into bytes, so that the slot is the low register as it is, the
 //! product takes bytes, and a refill moves whole registers. Which byte of the stream goes to which lane is a
 //! prefix sum over the lanes, and a multiplication by `0x0101..01` in a general register is a prefix sum of
-//! eight bytes; the count of bytes taken falls out of the same product. The low plane and the value meet by
-//! shifts that insert. The first version of everything else, and the counts, are in `notes.md`.
+//! eight bytes; the count of bytes taken falls out of the same product. Low plane and value meet in byte shifts
+//! that insert, and two registers of bytes leave as one of elements. Loops go by index: iterator adapters and
+//! `map` over arrays are not inlined into functions with a target feature. Counts and what lost: `notes.md`.
 
 use super::{DecodeTable, ESCAPE, EncodeTable, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
 use std::arch::aarch64::*;
@@ -108,7 +109,7 @@ impl Registers {
         let first = std::array::from_fn(|lane| (lane * width / 8) as u8);
         let last = std::array::from_fn(|lane| ((lane * width + width - 1) / 8) as u8);
         let right = std::array::from_fn(|lane| (lane * width % 8).wrapping_neg() as u8);
-        // Where a lane lies in one byte, a shift by 8 or more makes its second part zero.
+        // Bits that come along above the lane's own are dropped by the shifts in `put`.
         let left = std::array::from_fn(|lane| (8 * (1 + lane * width / 8) - lane * width) as u8);
         let pairs = pairs.as_chunks::<64>().0;
         Registers {
@@ -155,46 +156,21 @@ unsafe fn decode_all<const K: i32>(table: &DecodeTable, lanes: &mut Lanes, n_ste
 /// As for [`decode_all`], and each stream holds 32 bytes for every step.
 #[target_feature(enable = "neon")]
 unsafe fn decode_batch<const K: i32>(registers: &Registers, lanes: &mut Lanes, n_steps: usize, to: &mut Target) {
-    let one = vdupq_n_u8(1);
+    let escape = vdupq_n_u8(registers.escape);
     let states = lanes.state.as_chunks_mut::<HALF>().0;
     let mut x: [uint8x16x2_t; N_LANES / HALF] = std::array::from_fn(|idx| load_states(&states[idx]));
     let mut next = lanes.streams.map(|stream| stream.as_ptr());
     for _ in 0..n_steps {
         for group in 0..N_GROUPS {
-            let mut symbols = [one; 2];
-            for half in 0..2 {
-                let uint8x16x2_t(low, high) = x[2 * group + half];
-                let idx = vshrq_n_u8::<1>(low);
-                let pair = vqtbl4q_u8(registers.pairs[0], idx);
-                let pair = vqtbx4q_u8(pair, registers.pairs[1], vsubq_u8(idx, vdupq_n_u8(64)));
-                let symbol = vhaddq_u8(pair, vandq_u8(low, one));
-                symbols[half] = symbol;
-                // SAFETY: an eighth of a step, by the caller.
-                unsafe { put::<K>(registers, symbol, to) };
-
-                let freq = vqtbl2q_u8(registers.freq, symbol);
-                let offset = vsubq_u8(low, vqtbl2q_u8(registers.start, symbol));
-                let (freq_0, high_0) = (vget_low_u8(freq), vget_low_u8(high));
-                let shrunk_0 = vmlal_u8(vmovl_u8(vget_low_u8(offset)), freq_0, high_0);
-                let shrunk_1 = vmlal_high_u8(vmovl_high_u8(offset), freq, high);
-                let (shrunk_0, shrunk_1) = (vreinterpretq_u8_u16(shrunk_0), vreinterpretq_u8_u16(shrunk_1));
-                let (low, high) = (vuzp1q_u8(shrunk_0, shrunk_1), vuzp2q_u8(shrunk_0, shrunk_1));
-
-                let is_low = vceqzq_u8(high);
-                let ones = vreinterpretq_u64_u8(vqsubq_u8(one, high)); // 1 where the high byte is 0
-                let sum_0 = vgetq_lane_u64::<0>(ones).wrapping_mul(PREFIX_SUM);
-                let sum_1 = (vgetq_lane_u64::<1>(ones) + (sum_0 >> 56)).wrapping_mul(PREFIX_SUM);
-                let sums = vreinterpretq_u8_u64(vcombine_u64(vcreate_u64(sum_0), vcreate_u64(sum_1)));
-                // SAFETY: 32 bytes are there at first, and the first half takes at most 16 of them.
-                let bytes = unsafe { vld1q_u8(next[group]) };
-                let refill = vqtbl1q_u8(bytes, vsubq_u8(sums, one));
-                x[2 * group + half] = uint8x16x2_t(vbslq_u8(is_low, refill, low), vbslq_u8(is_low, low, high));
-                // SAFETY: the sum over all lanes is at most 16.
-                next[group] = unsafe { next[group].add((sum_1 >> 56) as usize) };
-            }
-            if vmaxvq_u8(vmaxq_u8(symbols[0], symbols[1])) == registers.escape {
-                let is_escape = symbols.map(|symbol| vceqq_u8(symbol, vdupq_n_u8(registers.escape)));
-                // SAFETY: the 32 elements that `put` wrote last, at a multiple of two bytes from `out`.
+            let next = &mut next[group];
+            // SAFETY: a quarter of a step, by the caller; each half takes at most 16 of the 32 bytes.
+            let (symbol_0, symbol_1) = unsafe {
+                let symbol_0 = advance::<K>(registers, &mut x[2 * group], next, to);
+                (symbol_0, advance::<K>(registers, &mut x[2 * group + 1], next, to))
+            };
+            if vmaxvq_u8(vmaxq_u8(symbol_0, symbol_1)) == registers.escape {
+                let is_escape = [lane_bits(vceqq_u8(symbol_0, escape)), lane_bits(vceqq_u8(symbol_1, escape))];
+                // SAFETY: the 32 elements that were written last.
                 let elements = unsafe { std::slice::from_raw_parts_mut(to.out.sub(64), 64) };
                 patch_escapes::<K>(is_escape, lanes.escapes, &mut lanes.n_escapes_used, elements);
             }
@@ -207,6 +183,58 @@ unsafe fn decode_batch<const K: i32>(registers: &Registers, lanes: &mut Lanes, n
         // SAFETY: both pointers are into the same stream.
         *stream = &stream[unsafe { next.offset_from(stream.as_ptr()) } as usize..];
     }
+}
+
+/// Decodes one value in each of 16 lanes; returns the symbols, dense.
+///
+/// # Safety
+/// 16 bytes are readable at `next`; for `to` see [`put`].
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn advance<const K: i32>(
+    registers: &Registers,
+    x: &mut uint8x16x2_t,
+    next: &mut *const u8,
+    to: &mut Target,
+) -> uint8x16_t {
+    let one = vdupq_n_u8(1);
+    let uint8x16x2_t(low, high) = *x;
+    let idx = vshrq_n_u8::<1>(low);
+    let pair = vqtbl4q_u8(registers.pairs[0], idx);
+    let pair = vqtbx4q_u8(pair, registers.pairs[1], veorq_u8(idx, vdupq_n_u8(64)));
+    let symbol = vhaddq_u8(pair, vandq_u8(low, one));
+    // SAFETY: by the caller.
+    unsafe { put::<K>(registers, symbol, to) };
+
+    let freq = vqtbl2q_u8(registers.freq, symbol);
+    let offset = vsubq_u8(low, vqtbl2q_u8(registers.start, symbol));
+    let shrunk_0 = vmlal_u8(vmovl_u8(vget_low_u8(offset)), vget_low_u8(freq), vget_low_u8(high));
+    let shrunk_1 = vmlal_high_u8(vmovl_high_u8(offset), freq, high);
+    let (shrunk_0, shrunk_1) = (vreinterpretq_u8_u16(shrunk_0), vreinterpretq_u8_u16(shrunk_1));
+    let (low, high) = (vuzp1q_u8(shrunk_0, shrunk_1), vuzp2q_u8(shrunk_0, shrunk_1));
+
+    let is_low = vceqzq_u8(high);
+    let ones = vreinterpretq_u64_u8(vqsubq_u8(one, high)); // 1 where the high byte is 0
+    let sum_0 = vgetq_lane_u64::<0>(ones).wrapping_mul(PREFIX_SUM);
+    let sum_1 = (vgetq_lane_u64::<1>(ones) + (sum_0 >> 56)).wrapping_mul(PREFIX_SUM);
+    let sums = vreinterpretq_u8_u64(vcombine_u64(vcreate_u64(sum_0), vcreate_u64(sum_1)));
+    // SAFETY: 16 bytes are there, by the caller; the sum over all lanes is at most that.
+    let bytes = unsafe {
+        let bytes = vld1q_u8(*next);
+        *next = next.add((sum_1 >> 56) as usize);
+        bytes
+    };
+    let refill = vqtbl1q_u8(bytes, vsubq_u8(sums, one));
+    *x = uint8x16x2_t(vbslq_u8(is_low, refill, low), vbslq_u8(is_low, low, high));
+    symbol
+}
+
+/// One bit of four for each lane of a mask.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lane_bits(mask: uint8x16_t) -> u64 {
+    let nibbles = vshrn_n_u16::<4>(vreinterpretq_u16_u8(mask));
+    vget_lane_u64::<0>(vreinterpret_u64_u8(nibbles)) & 0x1111_1111_1111_1111
 }
 
 /// Writes 16 values, or the elements that they and 16 values of the low plane make, and moves on.
@@ -238,21 +266,17 @@ unsafe fn put<const K: i32>(registers: &Registers, symbol: uint8x16_t, to: &mut 
     }
     // SAFETY: by the caller.
     unsafe {
-        vst1q_u8(to.out, vzip1q_u8(low_byte, high_byte));
-        vst1q_u8(to.out.add(16), vzip2q_u8(low_byte, high_byte));
+        vst2q_u8(to.out, uint8x16x2_t(low_byte, high_byte));
         to.out = to.out.add(32);
     }
 }
 
-/// Puts the next escapes in the place of the fields of those `elements` (2 bytes each) that `is_escape` marks.
-#[cold]
-#[target_feature(enable = "neon")]
-fn patch_escapes<const K: i32>(is_escape: [uint8x16_t; 2], escapes: &[u16], n_used: &mut usize, elements: &mut [u8]) {
+/// Puts the next escapes in the place of the fields of those `elements` (2 bytes each) that `is_escape` (from
+/// [`lane_bits`]) marks. Not `cold`: for a call the tables would be stored and loaded again.
+#[inline]
+fn patch_escapes<const K: i32>(is_escape: [u64; 2], escapes: &[u16], n_used: &mut usize, elements: &mut [u8]) {
     let keep = if K == 0 { 0 } else { 0x8000 | ((1 << K) - 1) };
-    for (is_escape, elements) in is_escape.into_iter().zip(elements.chunks_exact_mut(2 * HALF)) {
-        // Four bits for each lane, of which the lowest is kept.
-        let nibbles = vshrn_n_u16::<4>(vreinterpretq_u16_u8(is_escape));
-        let mut left = vget_lane_u64::<0>(vreinterpret_u64_u8(nibbles)) & 0x1111_1111_1111_1111;
+    for (mut left, elements) in is_escape.into_iter().zip(elements.chunks_exact_mut(2 * HALF)) {
         while left != 0 {
             let element = &mut elements.as_chunks_mut::<2>().0[left.trailing_zeros() as usize / 4];
             let value = escapes.get(*n_used).copied().unwrap_or(0);
@@ -270,52 +294,31 @@ unsafe fn encode_all(
     table: &EncodeTable,
     all_symbols: &[u8],
     state: &mut [u16; N_LANES],
-    buffers: [&mut [u8]; N_GROUPS],
+    mut buffers: [&mut [u8]; N_GROUPS],
 ) -> [usize; N_GROUPS] {
     let low_bytes = |words: &[u16; 32]| load32(&words.map(|word| word as u8));
-    let (freqs, starts, reciprocals) = (low_bytes(&table.freq), low_bytes(&table.start), low_bytes(&table.reciprocal));
-    let reciprocals_high = load32(&table.reciprocal.map(|word| (word >> 8) as u8));
-    let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+    let tables = EncodeRegisters {
+        freq: low_bytes(&table.freq),
+        start: low_bytes(&table.start),
+        reciprocal_low: low_bytes(&table.reciprocal),
+        reciprocal_high: low_bytes(&table.reciprocal.map(|word| word >> 8)),
+    };
     let states = state.as_chunks_mut::<HALF>().0;
     let mut x: [uint8x16x2_t; N_LANES / HALF] = std::array::from_fn(|idx| load_states(&states[idx]));
     let mut begins = buffers.each_ref().map(|buffer| buffer.len());
     for step in all_symbols.as_chunks::<N_LANES>().0.iter().rev() {
         for group in 0..N_GROUPS {
-            let symbols = [0, 1].map(|half| load(&step.as_chunks::<HALF>().0[2 * group + half]));
-            let freq = symbols.map(|symbol| vqtbl2q_u8(freqs, symbol));
-            let is_full = [0, 1].map(|half| vcgeq_u8(x[2 * group + half].1, freq[half]));
-            // A byte of the mask for every eight lanes, in order.
-            let mask = vpaddq_u8(vandq_u8(is_full[0], bit), vandq_u8(is_full[1], bit));
-            let mask = vpaddq_u8(mask, mask);
-            let mask = vpaddq_u8(mask, mask);
-            let n_put = vgetq_lane_u32::<0>(vreinterpretq_u32_u8(vcntq_u8(mask))).to_le_bytes();
-            let mask = vgetq_lane_u32::<0>(vreinterpretq_u32_u8(mask)).to_le_bytes();
-            let [low_0, low_1] = [x[2 * group].0, x[2 * group + 1].0];
-            let eights = [vget_low_u8(low_0), vget_high_u8(low_0), vget_low_u8(low_1), vget_high_u8(low_1)];
-            for idx in (0..4).rev() {
-                let bytes = vtbl1_u8(eights[idx], load8(&COMPRESS[usize::from(mask[idx])]));
-                // SAFETY: eight bytes that end at `begins`, which sank by at most 8 for each of these.
-                unsafe { vst1_u8(buffers[group].as_mut_ptr().add(begins[group] - 8), bytes) };
-                begins[group] -= usize::from(n_put[idx]);
+            let uint8x16x2_t(symbol_0, symbol_1) = load32(&step.as_chunks::<LANES_PER_GROUP>().0[group]);
+            let (x_0, x_1) = (x[2 * group], x[2 * group + 1]);
+            let (freq_0, freq_1) = (vqtbl2q_u8(tables.freq, symbol_0), vqtbl2q_u8(tables.freq, symbol_1));
+            let (is_full_0, is_full_1) = (vcgeq_u8(x_0.1, freq_0), vcgeq_u8(x_1.1, freq_1));
+            // SAFETY: 32 bytes lie below `begins`, and 8 more.
+            unsafe {
+                let end = buffers[group].as_mut_ptr().add(begins[group]);
+                begins[group] -= emit(end, [x_0.0, x_1.0], [is_full_0, is_full_1]);
             }
-            for half in 0..2 {
-                let (symbol, is_full) = (symbols[half], is_full[half]);
-                let uint8x16x2_t(low, high) = x[2 * group + half];
-                let low = vbslq_u8(is_full, high, low);
-                let high = vbicq_u8(high, is_full);
-                let start = vqtbl2q_u8(starts, symbol);
-                let reciprocal = (vqtbl2q_u8(reciprocals, symbol), vqtbl2q_u8(reciprocals_high, symbol));
-                let words = |low, high| vreinterpretq_u16_u8(vzip1q_u8(low, high));
-                let words_high = |low, high| vreinterpretq_u16_u8(vzip2q_u8(low, high));
-                let freq_0 = vmovl_u8(vget_low_u8(freq[half]));
-                let freq_1 = vmovl_high_u8(freq[half]);
-                let quotient_0 = divide(words(low, high), freq_0, words(reciprocal.0, reciprocal.1));
-                let quotient_1 = divide(words_high(low, high), freq_1, words_high(reciprocal.0, reciprocal.1));
-                // Below 256, because `x < freq << 8` by now; so is what is left, and `start` on top of it.
-                let quotient = vuzp1q_u8(vreinterpretq_u8_u16(quotient_0), vreinterpretq_u8_u16(quotient_1));
-                let rest = vmlsq_u8(vaddq_u8(low, start), quotient, freq[half]);
-                x[2 * group + half] = uint8x16x2_t(rest, quotient);
-            }
+            x[2 * group] = push(&tables, x_0, symbol_0, freq_0, is_full_0);
+            x[2 * group + 1] = push(&tables, x_1, symbol_1, freq_1, is_full_1);
         }
     }
     for (states, x) in states.iter_mut().zip(x) {
@@ -324,7 +327,65 @@ unsafe fn encode_all(
     begins
 }
 
+/// The encoding tables as registers, by symbol.
+struct EncodeRegisters {
+    freq: uint8x16x2_t,
+    start: uint8x16x2_t,
+    reciprocal_low: uint8x16x2_t,
+    reciprocal_high: uint8x16x2_t,
+}
+
+/// Writes those of 32 bytes that `is_full` marks so that they end at `end`; returns how many.
+///
+/// # Safety
+/// 40 bytes below `end` are writable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn emit(end: *mut u8, bytes: [uint8x16_t; 2], is_full: [uint8x16_t; 2]) -> usize {
+    let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+    // A byte of the mask for every eight lanes, in order.
+    let mask = vpaddq_u8(vandq_u8(is_full[0], bit), vandq_u8(is_full[1], bit));
+    let mask = vpaddq_u8(mask, mask);
+    let mask = vpaddq_u8(mask, mask);
+    let n_put = vgetq_lane_u32::<0>(vreinterpretq_u32_u8(vcntq_u8(mask))).to_le_bytes();
+    let mask = vgetq_lane_u32::<0>(vreinterpretq_u32_u8(mask)).to_le_bytes();
+    let eights = [vget_low_u8(bytes[0]), vget_high_u8(bytes[0]), vget_low_u8(bytes[1]), vget_high_u8(bytes[1])];
+    let mut n_done = 0;
+    for idx in (0..4).rev() {
+        let closed_up = vtbl1_u8(eights[idx], load8(&COMPRESS[usize::from(mask[idx])]));
+        // SAFETY: eight bytes, of which the last is at most 32 below `end`.
+        unsafe { vst1_u8(end.sub(n_done + 8), closed_up) };
+        n_done += usize::from(n_put[idx]);
+    }
+    n_done
+}
+
+/// Encodes a symbol in each of 16 lanes; those in `is_full` have given their low bytes away.
+#[inline]
+#[target_feature(enable = "neon")]
+fn push(
+    tables: &EncodeRegisters,
+    x: uint8x16x2_t,
+    symbol: uint8x16_t,
+    freq: uint8x16_t,
+    is_full: uint8x16_t,
+) -> uint8x16x2_t {
+    let (low, high) = (vbslq_u8(is_full, x.1, x.0), vbicq_u8(x.1, is_full));
+    let x_0 = vreinterpretq_u16_u8(vzip1q_u8(low, high));
+    let x_1 = vreinterpretq_u16_u8(vzip2q_u8(low, high));
+    let (low_byte, high_byte) = (vqtbl2q_u8(tables.reciprocal_low, symbol), vqtbl2q_u8(tables.reciprocal_high, symbol));
+    let reciprocal_0 = vreinterpretq_u16_u8(vzip1q_u8(low_byte, high_byte));
+    let reciprocal_1 = vreinterpretq_u16_u8(vzip2q_u8(low_byte, high_byte));
+    let quotient_0 = divide(x_0, vmovl_u8(vget_low_u8(freq)), reciprocal_0);
+    let quotient_1 = divide(x_1, vmovl_high_u8(freq), reciprocal_1);
+    // Below 256, because `x < freq << 8` by now; so is what is left, and `start` on top of it.
+    let quotient = vuzp1q_u8(vreinterpretq_u8_u16(quotient_0), vreinterpretq_u8_u16(quotient_1));
+    let rest = vmlsq_u8(low, quotient, freq);
+    uint8x16x2_t(vaddq_u8(rest, vqtbl2q_u8(tables.start, symbol)), quotient)
+}
+
 /// `x / freq`, by the reciprocal of [`EncodeTable`].
+#[inline]
 #[target_feature(enable = "neon")]
 fn divide(x: uint16x8_t, freq: uint16x8_t, reciprocal: uint16x8_t) -> uint16x8_t {
     let product_0 = vreinterpretq_u16_u32(vmull_u16(vget_low_u16(x), vget_low_u16(reciprocal)));
@@ -353,38 +414,52 @@ static COMPRESS: [[u8; 8]; 256] = {
 };
 
 /// Low bytes, high bytes.
+#[inline]
 #[target_feature(enable = "neon")]
 fn load_states(states: &[u16; HALF]) -> uint8x16x2_t {
     // SAFETY: 32 bytes.
     unsafe { vld2q_u8(states.as_ptr().cast()) }
 }
 
+#[inline]
 #[target_feature(enable = "neon")]
 fn store_states(states: &mut [u16; HALF], x: uint8x16x2_t) {
     // SAFETY: 32 bytes.
     unsafe { vst2q_u8(states.as_mut_ptr().cast(), x) }
 }
 
+#[inline]
 #[target_feature(enable = "neon")]
 fn load8(bytes: &[u8; 8]) -> uint8x8_t {
     // SAFETY: 8 bytes.
     unsafe { vld1_u8(bytes.as_ptr()) }
 }
 
+#[inline]
 #[target_feature(enable = "neon")]
 fn load(bytes: &[u8; 16]) -> uint8x16_t {
     // SAFETY: 16 bytes.
     unsafe { vld1q_u8(bytes.as_ptr()) }
 }
 
+#[inline]
 #[target_feature(enable = "neon")]
 fn load32(bytes: &[u8; 32]) -> uint8x16x2_t {
     // SAFETY: 32 bytes.
     unsafe { vld1q_u8_x2(bytes.as_ptr()) }
 }
 
+#[inline]
 #[target_feature(enable = "neon")]
 fn load64(bytes: &[u8; 64]) -> uint8x16x4_t {
     // SAFETY: 64 bytes.
     unsafe { vld1q_u8_x4(bytes.as_ptr()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn is_among_the_rows_that_run() {
+        assert!(crate::kernels::available().any(|kernels| kernels.name == "neon"));
+    }
 }
