@@ -138,6 +138,7 @@ static NEON: Kernels = Kernels {
     rans8_decode: rans8::neon::decode_steps,
     rans8_join: rans8::neon::join_steps,
     rans8_encode: rans8::neon::encode_steps,
+    rans12_decode: rans12::neon::decode_steps,
     ..SCALAR
 };
 
