@@ -58,3 +58,7 @@ pub use verify::{Problem, VerifyOptions, VerifyReport, verify};
 
 /// Name and version of this program, as archives record it.
 pub const WRITER: &str = concat!("netweight ", env!("CARGO_PKG_VERSION"));
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

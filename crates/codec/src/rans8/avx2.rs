@@ -2,7 +2,7 @@
 //!
 //! AVX2 has no 256-byte lookup, so the symbol is found in two steps: a shuffle by the slot's upper four bits
 //! gives the symbol at the first of those sixteen slots, then the ranges that begin further on among them are
-//! counted (`notes.md` has what was tried). Frequencies and starts come from two 16-entry byte shuffles each. `pack` and `unpack` work
+//! counted (`../kernels/notes.md` has what was tried). Frequencies and starts come from two 16-entry byte shuffles each. `pack` and `unpack` work
 //! within 128-bit halves, so that values leave in the order in which they came.
 
 use super::{DecodeTable, ESCAPE, EncodeTable, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};

@@ -15,7 +15,8 @@
 //! the end of a stream, use masked loads. `join_steps` puts whole elements together while the values are in
 //! registers, so that reads and writes of memory are spread evenly over the arithmetic: in two passes over a
 //! block the same work ran at half the speed out of memory. Prefetches cost nothing and gain a tenth to a third
-//! out of memory. What lost is in `notes.md`.
+//! out of memory. What lost is in
+//! `../kernels/notes.md`.
 
 use super::{DecodeTable, EncodeTable, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
 use std::arch::x86_64::*;
