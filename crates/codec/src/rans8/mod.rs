@@ -179,3 +179,6 @@ pub(crate) fn estimate(model: &Model, counts: &[u32]) -> u64 {
     };
     counts.iter().enumerate().filter(|(_, count)| **count > 0).map(cost).sum()
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,10 @@
 //! that insert, and two registers of bytes leave as one of elements. Loops go by index: iterator adapters and
 //! `map` over arrays are not inlined into functions with a target feature. Counts and what lost: `notes.md`.
 
-use super::{DecodeTable, ESCAPE, EncodeTable, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
+mod encode;
+
+use super::{DecodeTable, ESCAPE, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
+pub(crate) use encode::encode_steps;
 use std::arch::aarch64::*;
 
 /// Lanes in a register of bytes.
@@ -59,21 +62,6 @@ pub(crate) fn join_steps(table: &DecodeTable, lanes: &mut Lanes, join: Join, low
     n_done
 }
 
-/// [`super::EncodeSteps`].
-pub(crate) fn encode_steps(
-    table: &EncodeTable,
-    symbols: &[u8],
-    state: &mut [u16; N_LANES],
-    buffers: [&mut [u8]; N_GROUPS],
-) -> [usize; N_GROUPS] {
-    assert!(available());
-    let room = symbols.len() / N_GROUPS + 8;
-    assert!(buffers.iter().all(|buffer| buffer.len() >= room));
-    // SAFETY: the CPU has the feature; positions sink by at most 32 bytes a step and stores begin at most 8
-    // bytes below a position, so they stay inside by the assertion above.
-    unsafe { encode_all(table, symbols, state, buffers) }
-}
-
 /// The decoding tables as registers, over the symbols in use, numbered densely.
 struct Registers {
     /// For slots `2 * i` and `2 * i + 1`: twice the symbol of the first, one more if the second has the next
@@ -98,7 +86,7 @@ impl Registers {
         for s in (0..32).filter(|&s| table.freq[s] > 0) {
             let value = table.base.wrapping_add(s as u16);
             (freq[n_used], start[n_used]) = (table.freq[s] as u8, table.start[s] as u8);
-            let above = if K == 0 { value >> 8 } else { value >> (8 - K) << 1 };
+            let above = if K == 0 { value >> 8 } else { (value >> (8 - K)) << 1 };
             (low[n_used], high[n_used]) = (value as u8, above as u8);
             dense[s] = n_used as u8;
             n_used += 1;
@@ -280,138 +268,12 @@ fn patch_escapes<const K: i32>(is_escape: [u64; 2], escapes: &[u16], n_used: &mu
         while left != 0 {
             let element = &mut elements.as_chunks_mut::<2>().0[left.trailing_zeros() as usize / 4];
             let value = escapes.get(*n_used).copied().unwrap_or(0);
-            *element = (u16::from_le_bytes(*element) & keep | value << K).to_le_bytes();
+            *element = ((u16::from_le_bytes(*element) & keep) | (value << K)).to_le_bytes();
             *n_used += 1;
             left &= left - 1;
         }
     }
 }
-
-/// # Safety
-/// Every buffer holds 32 bytes a step and 8 more.
-#[target_feature(enable = "neon")]
-unsafe fn encode_all(
-    table: &EncodeTable,
-    all_symbols: &[u8],
-    state: &mut [u16; N_LANES],
-    mut buffers: [&mut [u8]; N_GROUPS],
-) -> [usize; N_GROUPS] {
-    let low_bytes = |words: &[u16; 32]| load32(&words.map(|word| word as u8));
-    let tables = EncodeRegisters {
-        freq: low_bytes(&table.freq),
-        start: low_bytes(&table.start),
-        reciprocal_low: low_bytes(&table.reciprocal),
-        reciprocal_high: low_bytes(&table.reciprocal.map(|word| word >> 8)),
-    };
-    let states = state.as_chunks_mut::<HALF>().0;
-    let mut x: [uint8x16x2_t; N_LANES / HALF] = std::array::from_fn(|idx| load_states(&states[idx]));
-    let mut begins = buffers.each_ref().map(|buffer| buffer.len());
-    for step in all_symbols.as_chunks::<N_LANES>().0.iter().rev() {
-        for group in 0..N_GROUPS {
-            let uint8x16x2_t(symbol_0, symbol_1) = load32(&step.as_chunks::<LANES_PER_GROUP>().0[group]);
-            let (x_0, x_1) = (x[2 * group], x[2 * group + 1]);
-            let (freq_0, freq_1) = (vqtbl2q_u8(tables.freq, symbol_0), vqtbl2q_u8(tables.freq, symbol_1));
-            let (is_full_0, is_full_1) = (vcgeq_u8(x_0.1, freq_0), vcgeq_u8(x_1.1, freq_1));
-            // SAFETY: 32 bytes lie below `begins`, and 8 more.
-            unsafe {
-                let end = buffers[group].as_mut_ptr().add(begins[group]);
-                begins[group] -= emit(end, [x_0.0, x_1.0], [is_full_0, is_full_1]);
-            }
-            x[2 * group] = push(&tables, x_0, symbol_0, freq_0, is_full_0);
-            x[2 * group + 1] = push(&tables, x_1, symbol_1, freq_1, is_full_1);
-        }
-    }
-    for (states, x) in states.iter_mut().zip(x) {
-        store_states(states, x);
-    }
-    begins
-}
-
-/// The encoding tables as registers, by symbol.
-struct EncodeRegisters {
-    freq: uint8x16x2_t,
-    start: uint8x16x2_t,
-    reciprocal_low: uint8x16x2_t,
-    reciprocal_high: uint8x16x2_t,
-}
-
-/// Writes those of 32 bytes that `is_full` marks so that they end at `end`; returns how many.
-///
-/// # Safety
-/// 40 bytes below `end` are writable.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn emit(end: *mut u8, bytes: [uint8x16_t; 2], is_full: [uint8x16_t; 2]) -> usize {
-    let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
-    // A byte of the mask for every eight lanes, in order.
-    let mask = vpaddq_u8(vandq_u8(is_full[0], bit), vandq_u8(is_full[1], bit));
-    let mask = vpaddq_u8(mask, mask);
-    let mask = vpaddq_u8(mask, mask);
-    let n_put = vgetq_lane_u32::<0>(vreinterpretq_u32_u8(vcntq_u8(mask))).to_le_bytes();
-    let mask = vgetq_lane_u32::<0>(vreinterpretq_u32_u8(mask)).to_le_bytes();
-    let eights = [vget_low_u8(bytes[0]), vget_high_u8(bytes[0]), vget_low_u8(bytes[1]), vget_high_u8(bytes[1])];
-    let mut n_done = 0;
-    for idx in (0..4).rev() {
-        let closed_up = vtbl1_u8(eights[idx], load8(&COMPRESS[usize::from(mask[idx])]));
-        // SAFETY: eight bytes, of which the last is at most 32 below `end`.
-        unsafe { vst1_u8(end.sub(n_done + 8), closed_up) };
-        n_done += usize::from(n_put[idx]);
-    }
-    n_done
-}
-
-/// Encodes a symbol in each of 16 lanes; those in `is_full` have given their low bytes away.
-#[inline]
-#[target_feature(enable = "neon")]
-fn push(
-    tables: &EncodeRegisters,
-    x: uint8x16x2_t,
-    symbol: uint8x16_t,
-    freq: uint8x16_t,
-    is_full: uint8x16_t,
-) -> uint8x16x2_t {
-    let (low, high) = (vbslq_u8(is_full, x.1, x.0), vbicq_u8(x.1, is_full));
-    let x_0 = vreinterpretq_u16_u8(vzip1q_u8(low, high));
-    let x_1 = vreinterpretq_u16_u8(vzip2q_u8(low, high));
-    let (low_byte, high_byte) = (vqtbl2q_u8(tables.reciprocal_low, symbol), vqtbl2q_u8(tables.reciprocal_high, symbol));
-    let reciprocal_0 = vreinterpretq_u16_u8(vzip1q_u8(low_byte, high_byte));
-    let reciprocal_1 = vreinterpretq_u16_u8(vzip2q_u8(low_byte, high_byte));
-    let quotient_0 = divide(x_0, vmovl_u8(vget_low_u8(freq)), reciprocal_0);
-    let quotient_1 = divide(x_1, vmovl_high_u8(freq), reciprocal_1);
-    // Below 256, because `x < freq << 8` by now; so is what is left, and `start` on top of it.
-    let quotient = vuzp1q_u8(vreinterpretq_u8_u16(quotient_0), vreinterpretq_u8_u16(quotient_1));
-    let rest = vmlsq_u8(low, quotient, freq);
-    uint8x16x2_t(vaddq_u8(rest, vqtbl2q_u8(tables.start, symbol)), quotient)
-}
-
-/// `x / freq`, by the reciprocal of [`EncodeTable`].
-#[inline]
-#[target_feature(enable = "neon")]
-fn divide(x: uint16x8_t, freq: uint16x8_t, reciprocal: uint16x8_t) -> uint16x8_t {
-    let product_0 = vreinterpretq_u16_u32(vmull_u16(vget_low_u16(x), vget_low_u16(reciprocal)));
-    let product_1 = vreinterpretq_u16_u32(vmull_high_u16(x, reciprocal));
-    let quotient = vuzp2q_u16(product_0, product_1);
-    let is_short = vcgeq_u16(vmlsq_u16(x, quotient, freq), freq);
-    vsubq_u16(quotient, is_short)
-}
-
-/// For each set of eight bytes: those in it, closed up at the end of eight.
-static COMPRESS: [[u8; 8]; 256] = {
-    let mut table = [[0x80; 8]; 256];
-    let mut mask = 0;
-    while mask < 256 {
-        let (mut lane, mut at) = (8, 8);
-        while lane > 0 {
-            lane -= 1;
-            if mask >> lane & 1 == 1 {
-                at -= 1;
-                table[mask][at] = lane as u8;
-            }
-        }
-        mask += 1;
-    }
-    table
-};
 
 /// Low bytes, high bytes.
 #[inline]
@@ -426,13 +288,6 @@ fn load_states(states: &[u16; HALF]) -> uint8x16x2_t {
 fn store_states(states: &mut [u16; HALF], x: uint8x16x2_t) {
     // SAFETY: 32 bytes.
     unsafe { vst2q_u8(states.as_mut_ptr().cast(), x) }
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn load8(bytes: &[u8; 8]) -> uint8x8_t {
-    // SAFETY: 8 bytes.
-    unsafe { vld1_u8(bytes.as_ptr()) }
 }
 
 #[inline]
@@ -454,12 +309,4 @@ fn load32(bytes: &[u8; 32]) -> uint8x16x2_t {
 fn load64(bytes: &[u8; 64]) -> uint8x16x4_t {
     // SAFETY: 64 bytes.
     unsafe { vld1q_u8_x4(bytes.as_ptr()) }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn is_among_the_rows_that_run() {
-        assert!(crate::kernels::available().any(|kernels| kernels.name == "neon"));
-    }
 }
