@@ -53,9 +53,10 @@ pub(crate) enum Source {
 pub(crate) fn sources(options: &Options) -> Vec<Source> {
     let synthetic = options.synthetic.iter().map(|&kind| Source::Synthetic(kind));
     let casts: &[bool] = if options.cast_bf16 { &[false, true] } else { &[false] };
-    let files = options.files.iter().flat_map(|path| {
-        casts.iter().map(|&cast_bf16| Source::File { path: path.clone(), cast_bf16 })
-    });
+    let files = options
+        .files
+        .iter()
+        .flat_map(|path| casts.iter().map(|&cast_bf16| Source::File { path: path.clone(), cast_bf16 }));
     synthetic.chain(files).collect()
 }
 

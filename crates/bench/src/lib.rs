@@ -18,21 +18,21 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod options;
-mod run;
-mod data;
-mod safetensors;
 mod bounds;
-mod ours;
-mod memory;
-mod peers;
-mod stats;
+mod data;
 mod machine;
+mod memory;
+mod options;
+mod ours;
+mod peers;
 mod report;
+mod run;
+mod safetensors;
+mod stats;
 mod table;
 
+pub use machine::Machine;
 pub use options::{Error, Options};
 pub use report::{Bounds, Comparison, DataSetReport, MemoryRow, Ratio, Report, Row};
-pub use machine::Machine;
 pub use run::run;
 pub use stats::{Rate, Spread};

@@ -33,7 +33,8 @@ impl Machine {
 /// Model name, and on x86 family and model number, which tell apart what hypervisors call "Processor".
 fn cpu_model(cpuinfo: &str) -> String {
     let field = |key: &str| {
-        let value = |line: &str| line.split_once(':').filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_string());
+        let value =
+            |line: &str| line.split_once(':').filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_string());
         cpuinfo.lines().find_map(value)
     };
     match (field("model name"), field("cpu family"), field("model")) {

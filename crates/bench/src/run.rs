@@ -103,8 +103,14 @@ fn measure(data: &DataSet, options: &Options) -> Result<DataSetReport, Error> {
 /// A row without timings for everyone.
 fn line_up(ours: &[Ours], peers: &Option<Result<Peers, String>>, thread_counts: &[usize]) -> Timings {
     let mut lined_up = Timings { memory: Vec::new(), tools: Vec::new() };
-    let row = |tool: String, contender, n_threads, note| {
-        ToolTimings { tool, contender, n_threads, len_bytes: 0, encode: Vec::new(), decode: Vec::new(), note }
+    let row = |tool: String, contender, n_threads, note| ToolTimings {
+        tool,
+        contender,
+        n_threads,
+        len_bytes: 0,
+        encode: Vec::new(),
+        decode: Vec::new(),
+        note,
     };
     for &n_threads in thread_counts {
         for operation in ["memcpy", "read"] {
@@ -169,8 +175,10 @@ fn peer_round(peers: &mut Peers, peer_idx: usize, row: &mut ToolTimings) {
 fn report(data: &DataSet, n_repeats: usize, timings: Timings) -> DataSetReport {
     let timed_bytes = data.bytes.len() * n_repeats;
     let comparisons = compare(&timings, data.bytes.len());
-    let memory_row = |row: MemoryTimings| {
-        MemoryRow { operation: row.operation, n_threads: row.n_threads, rate: Rate::of(timed_bytes, &row.timings) }
+    let memory_row = |row: MemoryTimings| MemoryRow {
+        operation: row.operation,
+        n_threads: row.n_threads,
+        rate: Rate::of(timed_bytes, &row.timings),
     };
     let row = |row: ToolTimings| {
         let measured = row.note.is_none();

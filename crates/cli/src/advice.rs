@@ -17,9 +17,21 @@ const ARGUMENTS: [(&str, Kind, &str); 21] = [
     ("another run is writing", Kind::Exists, "wait for that run to end, or choose another destination with -o"),
     ("stand in the way", Kind::Exists, "remove the files named .*.netweight-tmp-* there"),
     ("git-lfs pointer", Kind::Input, "run `git lfs pull` where it was cloned, then try again"),
-    ("archive already", Kind::Input, "`netweight restore` gives its original back; `netweight inspect` shows what is in it"),
-    ("not a netweight archive", Kind::Input, "`netweight compress` makes an archive of a checkpoint; `netweight inspect` reads both"),
-    ("no .safetensors file", Kind::Input, "name a .safetensors file or the folder that holds them; convert other formats first"),
+    (
+        "archive already",
+        Kind::Input,
+        "`netweight restore` gives its original back; `netweight inspect` shows what is in it",
+    ),
+    (
+        "not a netweight archive",
+        Kind::Input,
+        "`netweight compress` makes an archive of a checkpoint; `netweight inspect` reads both",
+    ),
+    (
+        "no .safetensors file",
+        Kind::Input,
+        "name a .safetensors file or the folder that holds them; convert other formats first",
+    ),
     ("names the shard", Kind::Input, "a shard is missing: finish the download, then try again"),
     ("was changed while", Kind::Input, "run it again when nothing writes to that file"),
     ("symbolic link", Kind::Input, "remove the link, then try again"),
@@ -36,7 +48,9 @@ const ARGUMENTS: [(&str, Kind, &str); 21] = [
 /// What an `InvalidArgument` means, and what to do next.
 pub fn argument_advice(what: &str) -> (Kind, &'static str) {
     let found = ARGUMENTS.iter().find(|row| what.contains(row.0));
-    found.map_or((Kind::Input, "name a .safetensors file, a folder with such files, or an archive of those"), |row| (row.1, row.2))
+    found.map_or((Kind::Input, "name a .safetensors file, a folder with such files, or an archive of those"), |row| {
+        (row.1, row.2)
+    })
 }
 
 /// Kind of the operating system's refusal, and what to do next.
@@ -51,7 +65,10 @@ const REFUSALS: [(io::ErrorKind, &str); 9] = [
         "the file system, or `ulimit -f`, limits the size of files: raise the limit or choose another destination with -o",
     ),
     (io::ErrorKind::NotADirectory, "check the path"),
-    (io::ErrorKind::CrossesDevices, "let source folder and destination be on file systems of their own, or choose another destination"),
+    (
+        io::ErrorKind::CrossesDevices,
+        "let source folder and destination be on file systems of their own, or choose another destination",
+    ),
     (io::ErrorKind::InvalidFilename, "choose a shorter or simpler name"),
 ];
 
@@ -62,6 +79,9 @@ pub fn io_advice(source: &io::Error) -> (String, &'static str) {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space left on this disk".to_owned(),
         _ => source.to_string(),
     };
-    let hint = REFUSALS.iter().find(|row| row.0 == kind).map_or("check the disk, then run the same command again", |row| row.1);
+    let hint = REFUSALS
+        .iter()
+        .find(|row| row.0 == kind)
+        .map_or("check the disk, then run the same command again", |row| row.1);
     (message, hint)
 }

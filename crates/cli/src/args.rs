@@ -13,8 +13,7 @@ use crate::units::grouped;
 use crate::verbs::{bench, completions, compress, demo, estimate, inspect, restore, synth, verify};
 
 /// What `--version` says.
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{} (archive format {FORMAT})", env!("CARGO_PKG_VERSION")));
+static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (archive format {FORMAT})", env!("CARGO_PKG_VERSION")));
 
 const EXAMPLES: &str = "\
 Examples:

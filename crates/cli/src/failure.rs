@@ -123,7 +123,9 @@ impl Failure {
     /// The same failure; where a disk is full, the hint says how many bytes the verb writes at most.
     #[must_use]
     pub fn with_space_needed(mut self, needed: impl FnOnce() -> Option<u64>) -> Failure {
-        if self.is_disk_full && let Some(n_bytes) = needed() {
+        if self.is_disk_full
+            && let Some(n_bytes) = needed()
+        {
             self.hint = Some(format!(
                 "up to {} ({} bytes) are needed there; free some or choose another destination with -o, then run \
                  the same command again: finished files of a folder are kept",
@@ -166,7 +168,9 @@ fn damage_kind(reads: Reads) -> Kind {
 
 fn damage_hint(reads: Reads) -> &'static str {
     match reads {
-        Reads::Archive => "fetch the archive again, or use another copy; `netweight verify` lists all that is wrong with it",
+        Reads::Archive => {
+            "fetch the archive again, or use another copy; `netweight verify` lists all that is wrong with it"
+        }
         Reads::Checkpoint => "is it a safetensors file? If so, fetch it again: it is damaged or incomplete",
     }
 }

@@ -5,15 +5,15 @@
 //! words), ui.rs and bar.rs (what is printed where). The work itself is done in `netweight-pack`.
 #![forbid(unsafe_code)]
 
-mod args;
-mod verbs;
-mod failure;
 mod advice;
-mod ui;
+mod args;
 mod bar;
+mod failure;
 mod signals;
 mod table;
+mod ui;
 mod units;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -58,5 +58,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    Ui::new(true, true).fail(&Failure::new(Kind::Usage, message, "`netweight help` lists the verbs and their flags")).into()
+    Ui::new(true, true)
+        .fail(&Failure::new(Kind::Usage, message, "`netweight help` lists the verbs and their flags"))
+        .into()
 }

@@ -86,7 +86,8 @@ impl Ui {
     }
 
     fn print(&self, text: &str) -> Result<(), Failure> {
-        print(text).map_err(|error| Failure::new(Kind::Io, format!("standard output: {error}"), "check where the output goes"))
+        print(text)
+            .map_err(|error| Failure::new(Kind::Io, format!("standard output: {error}"), "check where the output goes"))
     }
 }
 

@@ -15,7 +15,8 @@ pub fn grouped(n: u64) -> String {
 
 /// `721 bytes`, `13.64 MB`, `16.06 GB`
 pub fn bytes(n: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    const UNITS: [(u64, &str); 4] =
+        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     match UNITS.iter().find(|row| n >= row.0) {
         Some((size, unit)) => format!("{:.2} {unit}", n as f64 / *size as f64),
         None => counted(n, "byte"),

@@ -29,7 +29,9 @@ fn write(path: &Path, bytes: &[u8]) {
 
 #[test]
 fn usage() {
-    for args in [&["nonsense"][..], &["compress"], &["compress", "x"], &["restore", "a", "-o", "b", "--rows", "0..1"], &[]] {
+    for args in
+        [&["nonsense"][..], &["compress"], &["compress", "x"], &["restore", "a", "-o", "b", "--rows", "0..1"], &[]]
+    {
         assert!(!run(args).code(2).stderr.is_empty(), "{args:?}");
     }
     assert_eq!(run(&["--json", "compress"]).code(2).json()["error"]["kind"], "usage");
@@ -71,7 +73,13 @@ fn unusable_input() {
     check(args!["compress", archive, "-o", out], 3, "input", "archive already", "netweight restore");
     let cut = here.join("cut.safetensors");
     write(&cut, &std::fs::read(model).expect("the model")[..1_000_000]);
-    check(args!["compress", cut, "-o", out], 3, "input", "truncated: 13644312 bytes expected, 1000000 there", "fetch it again");
+    check(
+        args!["compress", cut, "-o", out],
+        3,
+        "input",
+        "truncated: 13644312 bytes expected, 1000000 there",
+        "fetch it again",
+    );
     assert!(!out.exists());
 }
 
@@ -87,7 +95,13 @@ fn newer_format() {
     bytes[at + mark.len() - 2] = b'9';
     write(&shard, &bytes);
     let out = work.path().join("out");
-    check(args!["restore", shard, "-o", out], 3, "input", "unsupported", "update netweight: this version reads archive format 1");
+    check(
+        args!["restore", shard, "-o", out],
+        3,
+        "input",
+        "unsupported",
+        "update netweight: this version reads archive format 1",
+    );
 }
 
 #[test]
@@ -117,7 +131,13 @@ fn refuses_to_overwrite() {
     write(&file, b"mine");
     let model = bookworm().join("model.safetensors");
     check(args!["compress", model, "-o", file], 5, "exists", "already there", "--force");
-    check(args!["compress", bookworm(), "-o", file, "--force"], 5, "exists", "will not be replaced", "another destination");
+    check(
+        args!["compress", bookworm(), "-o", file, "--force"],
+        5,
+        "exists",
+        "will not be replaced",
+        "another destination",
+    );
     assert_eq!(std::fs::read(&file).expect("the file"), b"mine");
     std::fs::create_dir(&made).expect("a folder");
     write(&made.join("diary.txt"), b"mine");

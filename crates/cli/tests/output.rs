@@ -49,7 +49,9 @@ fn quiet_is_quiet() {
 #[test]
 fn closed_pipe_is_no_error() {
     let model = bookworm();
-    for args in [args!["inspect", model, "--all"].as_slice(), args!["completions", "bash"], args!["--help"], args!["demo"]] {
+    for args in
+        [args!["inspect", model, "--all"].as_slice(), args!["completions", "bash"], args!["--help"], args!["demo"]]
+    {
         let mut child = program().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         drop(child.stdout.take());
         let output = child.wait_with_output().expect("it ends");

@@ -76,7 +76,8 @@ fn functions_are_short() {
             n_functions += 1;
             let indent = line.len() - line.trim_start().len();
             let ends = |line: &&str| {
-                line.len() - line.trim_start().len() == indent && (line.trim_start().starts_with('}') || line.ends_with(';'))
+                line.len() - line.trim_start().len() == indent
+                    && (line.trim_start().starts_with('}') || line.ends_with(';'))
             };
             let is_one_line = line.ends_with('}') || line.ends_with(';');
             let n_lines = if is_one_line { 1 } else { lines[start + 1..].iter().position(ends).map_or(1, |n| n + 2) };
@@ -92,7 +93,8 @@ fn functions_are_short() {
 fn is_function(line: &str) -> bool {
     let words = line.trim_start();
     let mut before = words.split("fn ").next().unwrap_or_default().split_whitespace();
-    let is_modifier = |word: &str| ["pub", "const", "unsafe", "async", "extern", "\"C\""].contains(&word) || word.starts_with("pub(");
+    let is_modifier =
+        |word: &str| ["pub", "const", "unsafe", "async", "extern", "\"C\""].contains(&word) || word.starts_with("pub(");
     words.contains("fn ") && before.all(is_modifier)
 }
 
@@ -102,7 +104,11 @@ fn unsafe_stands_in_named_crates_only() {
     for folder in crates() {
         let opening = ["src/lib.rs", "src/main.rs"].iter().map(|file| folder.join(file)).find(|path| path.exists());
         let text = read(&opening.expect("a crate has lib.rs or main.rs"));
-        let wanted = if MAY_BE_UNSAFE.contains(&name(&folder).as_str()) { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
+        let wanted = if MAY_BE_UNSAFE.contains(&name(&folder).as_str()) {
+            "#![deny(unsafe_code)]"
+        } else {
+            "#![forbid(unsafe_code)]"
+        };
         if !text.contains(wanted) {
             findings.push(format!("{}: no {wanted}", folder.display()));
         }
@@ -163,7 +169,8 @@ fn dependencies_point_one_way() {
 #[test]
 fn one_program() {
     let is_program = |folder: &PathBuf| folder.join("src/main.rs").exists() || folder.join("src/bin").exists();
-    let programs: Vec<String> = crates().iter().filter(|folder| is_program(folder)).map(|folder| name(folder)).collect();
+    let programs: Vec<String> =
+        crates().iter().filter(|folder| is_program(folder)).map(|folder| name(folder)).collect();
     assert_eq!(programs, ["cli"], "`cargo run -- demo` works only where there is one program");
 }
 
@@ -180,14 +187,14 @@ fn splits_are_those_of_the_format() {
     let code = read(&root().join("crates/codec/src/split.rs"));
     let table = code.split("const SPLITS").nth(1).and_then(|rest| rest.split("];").next()).expect("a table SPLITS");
     let rows = table.lines().filter_map(|line| line.trim().strip_prefix('(')?.strip_suffix("),"));
-    let in_code: Vec<String> = rows
-        .filter_map(|row| Some(format!("{} `{}`", row.split(',').next()?, row.rsplit('"').nth(1)?)))
-        .collect();
+    let in_code: Vec<String> =
+        rows.filter_map(|row| Some(format!("{} `{}`", row.split(',').next()?, row.rsplit('"').nth(1)?))).collect();
     // The first cell of each row of the table names one split or more: "4 `half 4`, 6 `half 6` (...)".
     let page = section("## 4. Chunk");
     let cells = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
     let named = cells.flat_map(|cell| cell.split(" (").next().unwrap_or_default().split(", "));
-    let in_page: Vec<String> = named.filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned).collect();
+    let in_page: Vec<String> =
+        named.filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned).collect();
     assert_eq!(in_code, in_page);
 }
 
@@ -216,7 +223,11 @@ fn element_widths_are_those_of_the_format() {
     let mut widths = std::collections::BTreeMap::new();
     let pieces: Vec<&str> = line.split('`').collect();
     for pair in pieces.windows(2) {
-        let width = pair[0].trim_end().strip_suffix(" for").and_then(|text| text.rsplit(' ').next()).and_then(|w| w.parse().ok());
+        let width = pair[0]
+            .trim_end()
+            .strip_suffix(" for")
+            .and_then(|text| text.rsplit(' ').next())
+            .and_then(|w| w.parse().ok());
         for dtype in width.iter().flat_map(|_| pair[1].split(' ')) {
             widths.insert(dtype, width.unwrap_or(1usize));
         }
@@ -233,6 +244,8 @@ fn coding_limits_are_those_of_the_format() {
     let page = section("## 2. Manifest");
     assert!(page.contains("a power of two from 4096 to 16777216"));
     let code = rust_files(&root().join("crates/codec/src"));
-    let limit = code.iter().find_map(|(_, text)| text.split("const MAX_CHUNK_BYTES: usize = ").nth(1)?.split(';').next().map(str::to_owned));
+    let limit = code.iter().find_map(|(_, text)| {
+        text.split("const MAX_CHUNK_BYTES: usize = ").nth(1)?.split(';').next().map(str::to_owned)
+    });
     assert!(matches!(limit.as_deref(), Some("16 << 20" | "1 << 24" | "16_777_216")), "{limit:?}");
 }

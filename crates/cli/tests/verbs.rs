@@ -126,7 +126,19 @@ fn bench_measures() {
     let said = run(&[&flags[..], &["--level", "default", "--budget", "256KiB"]].concat()).ok().stdout;
     assert!(said.contains("netweight default") && said.contains("fp8"), "{said}");
     let file = bookworm();
-    let report = run(args!["--json", "bench", "--file", file, "--rounds", "1", "--threads", "1", "--no-peers", "--budget", "1MB"]);
+    let report = run(args![
+        "--json",
+        "bench",
+        "--file",
+        file,
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--no-peers",
+        "--budget",
+        "1MB"
+    ]);
     assert_eq!(report.ok().json()["data_sets"].as_array().map(Vec::len), Some(1));
 }
 

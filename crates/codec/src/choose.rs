@@ -86,7 +86,9 @@ fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
             second[usize::from(bytes[1])] += 1;
         }
     }
-    let frame = |size: u64, raw_bits: u32| (size + ((FRAME_BYTES * 8) << FRACTION_BITS)).min((n as u64 * u64::from(raw_bits)) << FRACTION_BITS);
+    let frame = |size: u64, raw_bits: u32| {
+        (size + ((FRAME_BYTES * 8) << FRACTION_BITS)).min((n as u64 * u64::from(raw_bits)) << FRACTION_BITS)
+    };
     let half = frame(scaled(&low, n, k + 1), k + 1) + scaled(&field, n, 15 - k) + ((FRAME_BYTES * 8) << FRACTION_BITS);
     let bytes = frame(scaled(&first, n, 8), 8) + frame(scaled(&second, n, 8), 8);
     half <= bytes
@@ -95,7 +97,8 @@ fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
 /// The rans12 model for a plane of at most 8 bits that is not constant, or `None` where raw is about as small.
 pub(crate) fn model_for_bytes(values: &[u8], bits: u32) -> Option<rans12::Model> {
     let mut counts = [0u32; 256];
-    blocks(values.len(), SPARSE).for_each(|block| values[block].iter().for_each(|&value| counts[usize::from(value)] += 1));
+    blocks(values.len(), SPARSE)
+        .for_each(|block| values[block].iter().for_each(|&value| counts[usize::from(value)] += 1));
     let raw_size = (values.len() as u64 * u64::from(bits)) << FRACTION_BITS;
     let worth_it = raw_size - raw_size / WORTH_CODING;
     if scaled(&counts, values.len(), bits) + ((FRAME_BYTES * 8) << FRACTION_BITS) >= worth_it {
@@ -167,15 +170,31 @@ pub(crate) fn field_coder(level: Level, k: u32, element_bytes: usize, raw: &[u8]
         Err(_) => rans12::Model::for_window(&counts),
     };
     // Without a rans12 model (one window value, everything else far away) rans8 can always do it.
-    model.map_or_else(|| FieldCoder::Rans8(rans8::Model::from_counts(&counts)), |model| FieldCoder::Rans12(Box::new(model)))
+    model.map_or_else(
+        || FieldCoder::Rans8(rans8::Model::from_counts(&counts)),
+        |model| FieldCoder::Rans12(Box::new(model)),
+    )
 }
 
-fn count_fields(k: u32, element_bytes: usize, raw: &[u8], share: Share, n_values: usize, kernels: &Kernels) -> Vec<u32> {
+fn count_fields(
+    k: u32,
+    element_bytes: usize,
+    raw: &[u8],
+    share: Share,
+    n_values: usize,
+    kernels: &Kernels,
+) -> Vec<u32> {
     let mut tables = vec![[0u32; 4]; n_values]; // four, so that equal neighbours do not wait for each other
     let (mut low, mut fields) = ([0; SAMPLE_BLOCK], [0; SAMPLE_BLOCK]);
     for block in blocks(raw.len() / element_bytes, share) {
         let (low, fields) = (&mut low[..block.len()], &mut fields[..block.len()]);
-        (kernels.split_half)(element_bytes, k, &raw[block.start * element_bytes..block.end * element_bytes], low, fields);
+        (kernels.split_half)(
+            element_bytes,
+            k,
+            &raw[block.start * element_bytes..block.end * element_bytes],
+            low,
+            fields,
+        );
         let (fours, rest) = fields.as_chunks::<4>();
         for four in fours {
             (0..4).for_each(|idx| tables[usize::from(four[idx])][idx] += 1);

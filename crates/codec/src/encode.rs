@@ -112,11 +112,8 @@ impl Encoder {
         self.byte_planes(frame.split.n_byte_planes(element_bytes), element_bytes, raw, &mut frame);
         let coder = choose::field_coder(self.level, k, element_bytes, raw, self.kernels);
         let range = coder.range();
-        let (mut low, mut symbols, mut escapes) = (
-            std::mem::take(&mut self.low),
-            std::mem::take(&mut self.plane),
-            std::mem::take(&mut self.escapes),
-        );
+        let (mut low, mut symbols, mut escapes) =
+            (std::mem::take(&mut self.low), std::mem::take(&mut self.plane), std::mem::take(&mut self.escapes));
         low.resize(n, 0);
         symbols.resize(n, 0);
         escapes.resize(escapes.len().max(n + escapes::SLACK), 0);
@@ -128,17 +125,28 @@ impl Encoder {
             let fields = &mut fields[..raw.len() / element_bytes];
             (self.kernels.split_half)(element_bytes, k, raw, &mut low[begin..][..fields.len()], fields);
             let (steps, rest) = fields.split_at(fields.len().min(n_whole.saturating_sub(begin)));
-            n_escapes += (self.kernels.window)(steps, range, &mut symbols[begin..][..steps.len()], &mut escapes[n_escapes..]);
+            n_escapes +=
+                (self.kernels.window)(steps, range, &mut symbols[begin..][..steps.len()], &mut escapes[n_escapes..]);
             tail.extend_from_slice(rest);
         }
         let bits = 15 - k;
         self.byte_plane(&low, low_bits(k), &mut frame);
         let (steps, escaped) = (&mut symbols[..n_whole], &escapes[..n_escapes]);
         match coder {
-            FieldCoder::Constant(value) => frame.plane(coder::CONSTANT, |out| out.extend_from_slice(&value.to_le_bytes())),
+            FieldCoder::Constant(value) => {
+                frame.plane(coder::CONSTANT, |out| out.extend_from_slice(&value.to_le_bytes()))
+            }
             FieldCoder::Rans8(model) => frame.plane(coder::RANS8, |out| {
                 let all = model.close_gaps(steps, escaped);
-                rans8::encode(self.kernels, &model, steps, &tail, all.as_deref().unwrap_or(escaped), &mut self.rans8, out);
+                rans8::encode(
+                    self.kernels,
+                    &model,
+                    steps,
+                    &tail,
+                    all.as_deref().unwrap_or(escaped),
+                    &mut self.rans8,
+                    out,
+                );
             }),
             FieldCoder::Rans12(model) => frame.plane(coder::RANS12, |out| {
                 let all = if bits > 8 { model.close_gaps(steps, escaped) } else { None };

@@ -46,7 +46,11 @@ pub(crate) fn read(reader: &mut Reader, n_escapes: usize, limit: u32, values: &m
     values.clear();
     for idx in 0..n_escapes {
         let nibble = nibbles[idx / 2] >> (idx % 2 * 4) & 15;
-        let value = if nibble == REST { reader.u16()? } else { common[usize::from(nibble)].ok_or(Error::Corrupt("escape nibble"))? };
+        let value = if nibble == REST {
+            reader.u16()?
+        } else {
+            common[usize::from(nibble)].ok_or(Error::Corrupt("escape nibble"))?
+        };
         if u32::from(value) >= limit {
             return Err(Error::Corrupt("escape value"));
         }

@@ -95,7 +95,8 @@ fn odd_contents() {
     let n = 30_000;
     let zero_half: Vec<u8> = (0..n).flat_map(|i| bf16(if i % 2 == 0 { 0.0 } else { random.normal() })).collect();
     let outliers: Vec<u8> = (0..n).flat_map(|i| bf16(if i % 999 == 0 { f32::NAN } else { random.normal() })).collect();
-    let two_scales: Vec<u8> = (0..n).flat_map(|i| bf16(if i % 2 == 0 { 1e-30 } else { 1e30 } * random.normal())).collect();
+    let two_scales: Vec<u8> =
+        (0..n).flat_map(|i| bf16(if i % 2 == 0 { 1e-30 } else { 1e30 } * random.normal())).collect();
     let late_surprise: Vec<u8> = (0..n).flat_map(|i| bf16(if i == n - 1 { -1e-38 } else { 1.0 })).collect();
     let noise: Vec<u8> = (0..n).flat_map(|_| (random.next() as u16).to_le_bytes()).collect();
     let counting: Vec<u8> = (0..n).flat_map(|i| (i as u16).to_le_bytes()).collect();

@@ -29,7 +29,11 @@ pub struct ArchiveHeader<'a> {
 impl<'a> ArchiveHeader<'a> {
     /// Reserves room for the payloads `names` and the manifest, in this order, with data of at most
     /// `max_data_bytes` bytes. `None` where the header would be longer than safetensors allows.
-    pub fn reserve(names: Vec<&'a str>, original_format: Option<&'a str>, max_data_bytes: u64) -> Option<ArchiveHeader<'a>> {
+    pub fn reserve(
+        names: Vec<&'a str>,
+        original_format: Option<&'a str>,
+        max_data_bytes: u64,
+    ) -> Option<ArchiveHeader<'a>> {
         let original_format = original_format.filter(|format| is_shown(format));
         let widest = std::iter::repeat_n(max_data_bytes, names.len() + 1);
         let json = json(&names, original_format, widest.map(|most| (most, most, most)));

@@ -107,7 +107,9 @@ impl Checkpoint {
         let mut left_out = Vec::new();
         let is_kept = |entry: &DirEntry| {
             let name = entry.file_name();
-            let leave = entry.depth() > 0 && entry.file_type().is_dir() && (name == ".git" || entry.depth() == 1 && name == ".cache");
+            let leave = entry.depth() > 0
+                && entry.file_type().is_dir()
+                && (name == ".git" || entry.depth() == 1 && name == ".cache");
             if leave && let Ok(relative) = entry.path().strip_prefix(&root) {
                 left_out.push(relative.display().to_string());
             }

@@ -165,7 +165,8 @@ fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
 /// `Corrupt`.
 pub fn check_relative_path(path: &str) -> Result<()> {
     let parts_hold = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    let is_plain = !path.contains(['\\', '\0']) && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    let is_plain =
+        !path.contains(['\\', '\0']) && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if parts_hold && is_plain {
         return Ok(());
     }

@@ -107,7 +107,9 @@ fn read(input: &InputFile) -> Result<(Header, Vec<u8>)> {
 
 fn checked_header_bytes(json_bytes: u64) -> Result<u64> {
     if json_bytes > MAX_HEADER_BYTES {
-        return Err(Error::corrupt("the header is longer than safetensors allows (100 MB); is this a safetensors file?"));
+        return Err(Error::corrupt(
+            "the header is longer than safetensors allows (100 MB); is this a safetensors file?",
+        ));
     }
     Ok(json_bytes + 8)
 }

@@ -89,7 +89,8 @@ impl InputFile {
         if about.len() == self.len_bytes && modified_ns(&about) == self.modified_ns {
             return Ok(());
         }
-        Err(Error::invalid("was changed while it was being read; run again when nothing writes to it").in_file(&self.path))
+        Err(Error::invalid("was changed while it was being read; run again when nothing writes to it")
+            .in_file(&self.path))
     }
 }
 

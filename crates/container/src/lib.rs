@@ -16,17 +16,17 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod checkpoint;
-mod input;
-mod header;
 mod archive_header;
-mod manifest;
-mod payload;
-mod folder;
 mod atomic;
-mod staging;
+mod checkpoint;
 mod digest;
 mod error;
+mod folder;
+mod header;
+mod input;
+mod manifest;
+mod payload;
+mod staging;
 
 pub use archive_header::{
     ArchiveHeader, MANIFEST_NAME, METADATA_KEY, OPAQUE_NAME, RESERVED_PREFIX, check_format_shown,
@@ -39,5 +39,7 @@ pub use folder::{FOLDER_MANIFEST_NAME, FolderFile, FolderManifest, check_relativ
 pub use header::{Entry, Header, MAX_HEADER_BYTES};
 pub use input::InputFile;
 pub use manifest::{FORMAT, Manifest, Mode, Original, SameAs, check_format_mark};
-pub use payload::{ALIGNMENT, ChunkRef, check_padding, directory_bytes, encode_directory, n_chunks, padded, read_directory};
+pub use payload::{
+    ALIGNMENT, ChunkRef, check_padding, directory_bytes, encode_directory, n_chunks, padded, read_directory,
+};
 pub use staging::{Staging, foreign_entry};

@@ -1,8 +1,8 @@
 //! What is written is read back, and what breaks the rules is refused.
 
 use netweight_container::{
-    AtomicFile, ArchiveHeader, Digest, ErrorKind, FileKind, FolderFile, FolderManifest, Header, Manifest, Mode, Original,
-    SameAs, check_format_shown, check_relative_path,
+    ArchiveHeader, AtomicFile, Digest, ErrorKind, FileKind, FolderFile, FolderManifest, Header, Manifest, Mode,
+    Original, SameAs, check_format_shown, check_relative_path,
 };
 
 #[test]
@@ -104,7 +104,11 @@ fn ties_say_which_shard() {
 fn archives_show_the_format_of_their_original() {
     let check = |archive: &str, original: &str, holds: bool| {
         let header = |format: &str| {
-            let json = if format.is_empty() { "{}".to_owned() } else { format!(r#"{{"__metadata__":{{"format":"{format}"}}}}"#) };
+            let json = if format.is_empty() {
+                "{}".to_owned()
+            } else {
+                format!(r#"{{"__metadata__":{{"format":"{format}"}}}}"#)
+            };
             let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
             Header::parse(&bytes, bytes.len() as u64).unwrap()
         };

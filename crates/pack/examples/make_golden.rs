@@ -77,14 +77,26 @@ fn goldens() -> Vec<Golden> {
         file("weights", safetensors(trained())),
         file("escapes", safetensors(escapes())),
         file("f32-holding-bf16", safetensors(vec![tensor("w", "F32", &[16_000], widened(&weights(32_000, 5)))])),
-        file("zeros", safetensors(vec![tensor("w", "BF16", &[100, 129], vec![0; 25_800]), tensor("x", "F64", &[3], vec![0; 24])])),
-        file("noise", safetensors(vec![tensor("w", "BF16", &[15_001], noise(30_002, 6)), tensor("x", "U8", &[999], noise(999, 7))])),
+        file(
+            "zeros",
+            safetensors(vec![tensor("w", "BF16", &[100, 129], vec![0; 25_800]), tensor("x", "F64", &[3], vec![0; 24])]),
+        ),
+        file(
+            "noise",
+            safetensors(vec![
+                tensor("w", "BF16", &[15_001], noise(30_002, 6)),
+                tensor("x", "U8", &[999], noise(999, 7)),
+            ]),
+        ),
         file("lengths", safetensors(lengths())),
         file("ties", safetensors(ties())),
         file("header-order", raw_file(HEADER_ORDER, &weights(16, 8))),
         file("header-names", raw_file(HEADER_NAMES, b"abcde")),
         file("header-none", raw_file("{}", b"")),
-        file("opaque-scalars", safetensors((0..200).map(|i| tensor(&format!("scale.{i}"), "F32", &[], weights(4, i))).collect())),
+        file(
+            "opaque-scalars",
+            safetensors((0..200).map(|i| tensor(&format!("scale.{i}"), "F32", &[], weights(4, i))).collect()),
+        ),
         file("opaque-name", safetensors(vec![tensor("netweight.w", "BF16", &[3000], weights(6000, 9))])),
         Golden { keep_original: false, ..file("chunks", safetensors(chunks())) },
         Golden { name: "folder", files: folder(), keep_original: true },
@@ -104,21 +116,44 @@ const HEADER_NAMES: &str = r#"{"__metadata__":{"format":"pt","x":"\u00fc\ud83d\u
 /// Every dtype that safetensors names, 1,024 elements each.
 fn dtypes() -> Vec<Tensor> {
     let sizes = [
-        ("BF16", 16), ("F16", 16), ("F32", 32), ("F64", 64), ("F8_E4M3", 8), ("F8_E5M2", 8), ("F8_E8M0", 8),
-        ("F8_E4M3FNUZ", 8), ("F8_E5M2FNUZ", 8), ("F6_E2M3", 6), ("F6_E3M2", 6), ("F4", 4), ("I8", 8), ("U8", 8), ("BOOL", 8),
-        ("I16", 16), ("U16", 16), ("I32", 32), ("U32", 32), ("I64", 64), ("U64", 64), ("C64", 64),
+        ("BF16", 16),
+        ("F16", 16),
+        ("F32", 32),
+        ("F64", 64),
+        ("F8_E4M3", 8),
+        ("F8_E5M2", 8),
+        ("F8_E8M0", 8),
+        ("F8_E4M3FNUZ", 8),
+        ("F8_E5M2FNUZ", 8),
+        ("F6_E2M3", 6),
+        ("F6_E3M2", 6),
+        ("F4", 4),
+        ("I8", 8),
+        ("U8", 8),
+        ("BOOL", 8),
+        ("I16", 16),
+        ("U16", 16),
+        ("I32", 32),
+        ("U32", 32),
+        ("I64", 64),
+        ("U64", 64),
+        ("C64", 64),
     ];
-    sizes.into_iter().map(|(dtype, bits)| {
-        let bytes = weights(1024 * bits / 8, bits as u64);
-        tensor(&format!("tensor.{dtype}"), dtype, &[32, 32], bytes)
-    }).collect()
+    sizes
+        .into_iter()
+        .map(|(dtype, bits)| {
+            let bytes = weights(1024 * bits / 8, bits as u64);
+            tensor(&format!("tensor.{dtype}"), dtype, &[32, 32], bytes)
+        })
+        .collect()
 }
 
 /// All 65,536 patterns of both 16-bit floats, in an order of their own, and all bytes of the 8-bit ones.
 fn patterns() -> Vec<Tensor> {
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(|i| i.wrapping_mul(40_503).to_le_bytes()).collect();
     let bytes: Vec<u8> = (0..=255).collect();
-    let mut tensors = vec![tensor("bf16", "BF16", &[256, 256], halves.clone()), tensor("f16", "F16", &[65_536], halves)];
+    let mut tensors =
+        vec![tensor("bf16", "BF16", &[256, 256], halves.clone()), tensor("f16", "F16", &[65_536], halves)];
     for dtype in ["F8_E4M3", "F8_E5M2", "F8_E8M0"] {
         tensors.push(tensor(&format!("model.{dtype}"), dtype, &[256], bytes.clone()));
     }
@@ -154,15 +189,19 @@ fn escapes() -> Vec<Tensor> {
 
 /// Element counts around the numbers of lanes, for full and empty tails.
 fn lengths() -> Vec<Tensor> {
-    [1, 2, 63, 64, 65, 127, 128, 129, 1023, 4096, 4097].into_iter().map(|n: u64| {
-        tensor(&format!("w{n}"), "BF16", &[n], weights(2 * n as usize, n))
-    }).collect()
+    [1, 2, 63, 64, 65, 127, 128, 129, 1023, 4096, 4097]
+        .into_iter()
+        .map(|n: u64| tensor(&format!("w{n}"), "BF16", &[n], weights(2 * n as usize, n)))
+        .collect()
 }
 
 /// Tied weights within a file.
 fn ties() -> Vec<Tensor> {
     let names = ["lm_head.weight", "model.embed_tokens.weight", "other"];
-    names.into_iter().map(|name| tensor(name, "BF16", &[6, 1000], weights(12_000, 20 + u64::from(name == "other")))).collect()
+    names
+        .into_iter()
+        .map(|name| tensor(name, "BF16", &[6, 1000], weights(12_000, 20 + u64::from(name == "other"))))
+        .collect()
 }
 
 /// More than one chunk at either level; the original is not kept.
@@ -177,7 +216,13 @@ fn chunks() -> Vec<Tensor> {
 /// Two shards in a subfolder, a tie across them, an index, side files.
 fn folder() -> Vec<(&'static str, Vec<u8>)> {
     let shard = |names: [&str; 2], seed| {
-        safetensors(names.into_iter().zip(seed..).map(|(name, seed)| tensor(name, "BF16", &[40, 100], weights(8000, seed))).collect())
+        safetensors(
+            names
+                .into_iter()
+                .zip(seed..)
+                .map(|(name, seed)| tensor(name, "BF16", &[40, 100], weights(8000, seed)))
+                .collect(),
+        )
     };
     let index = br#"{
   "metadata": {"total_size": 32000, "note": "kept"},
@@ -217,7 +262,10 @@ fn safetensors(tensors: Vec<Tensor>) -> Vec<u8> {
     for Tensor { name, dtype, shape, bytes } in tensors {
         let start = data.len();
         data.extend(bytes);
-        rows.push(format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{}]}}"#, data.len()));
+        rows.push(format!(
+            r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{}]}}"#,
+            data.len()
+        ));
     }
     raw_file(&format!("{{{}}}", rows.join(",")), &data)
 }

@@ -44,7 +44,13 @@ pub(crate) fn read(worker: &mut Worker, input: &InputFile, chunk: ChunkRef) -> R
 }
 
 /// Reads, checks and decodes the chunk into exactly `dst`.
-pub(crate) fn decode(worker: &mut Worker, input: &InputFile, chunk: ChunkRef, dtype: Dtype, dst: &mut [u8]) -> Result<()> {
+pub(crate) fn decode(
+    worker: &mut Worker,
+    input: &InputFile,
+    chunk: ChunkRef,
+    dtype: Dtype,
+    dst: &mut [u8],
+) -> Result<()> {
     read(worker, input, chunk)?;
     let decoded = worker.decoder.decode_chunk(dtype, &worker.chunk, dst);
     decoded.map_err(|error| codec_error(error).in_file(input.path()).at_offset(chunk.offset))

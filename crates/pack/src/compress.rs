@@ -12,8 +12,8 @@ use netweight_container::{
 use serde::Serialize;
 
 use crate::archive::ArchiveShard;
-use crate::parts::Siblings;
 use crate::encode::{Job, encode_shard, must_be_opaque};
+use crate::parts::Siblings;
 use crate::shard_file::is_archive;
 use crate::ties::{SourceShard, Ties};
 use crate::workers::Workers;
@@ -44,7 +44,12 @@ impl Default for CompressOptions {
 /// # Errors
 /// `InvalidArgument` where the destination is there (without `force`), or is or holds the source, or the source is
 /// an archive already or no checkpoint; `Truncated`, `Corrupt`, `Io`.
-pub fn compress(source: &Path, destination: &Path, options: &CompressOptions, progress: &dyn Progress) -> Result<Report> {
+pub fn compress(
+    source: &Path,
+    destination: &Path,
+    options: &CompressOptions,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let begin = Instant::now();
     let checkpoint = Checkpoint::discover(source)?;
     let shards = read_shards(&checkpoint)?;
@@ -59,7 +64,15 @@ pub fn compress(source: &Path, destination: &Path, options: &CompressOptions, pr
     let workers = Workers::new(options.threads, options.level)?;
     progress.start(checkpoint.files.iter().map(|file| file.bytes).sum());
     let ties = Ties::find(&shards, |shard_idx| must_be_opaque(&shards[shard_idx].header))?;
-    let mut run = Run { options, progress, workers: &workers, shards: &shards, ties: &ties, opaque: BTreeSet::new(), report: Report::default() };
+    let mut run = Run {
+        options,
+        progress,
+        workers: &workers,
+        shards: &shards,
+        ties: &ties,
+        opaque: BTreeSet::new(),
+        report: Report::default(),
+    };
     run.report.left_out.clone_from(&checkpoint.left_out);
     if checkpoint.is_folder {
         run.folder(&checkpoint, destination, &outputs)?;
@@ -75,13 +88,16 @@ fn read_shards(checkpoint: &Checkpoint) -> Result<Vec<SourceShard<'_>>> {
     if checkpoint.is_archive_folder() {
         return Err(Error::invalid("is a netweight archive already").in_file(&checkpoint.root));
     }
-    checkpoint.shards().map(|file| {
-        let (header, _) = Header::read(&InputFile::open(&file.path)?)?;
-        if is_archive(&header) {
-            return Err(Error::invalid("is a netweight archive already").in_file(&file.path));
-        }
-        Ok(SourceShard { file, header })
-    }).collect()
+    checkpoint
+        .shards()
+        .map(|file| {
+            let (header, _) = Header::read(&InputFile::open(&file.path)?)?;
+            if is_archive(&header) {
+                return Err(Error::invalid("is a netweight archive already").in_file(&file.path));
+            }
+            Ok(SourceShard { file, header })
+        })
+        .collect()
 }
 
 /// What a staging folder is made of. A second run goes on only where all of it is the same.
@@ -105,7 +121,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn folder(&mut self, checkpoint: &Checkpoint, destination: &Path, outputs: &BTreeSet<String>) -> Result<()> {
-        let files = checkpoint.files.iter().map(|file| (file.relative.as_str(), file.bytes, file.modified_ns)).collect();
+        let files =
+            checkpoint.files.iter().map(|file| (file.relative.as_str(), file.bytes, file.modified_ns)).collect();
         let record = Record { writer: WRITER, verb: "compress", level: self.options.level.name(), files };
         let record = serde_json::to_vec(&record).map_err(|error| Error::invalid(error.to_string()))?;
         let staging = Staging::open(destination, &record)?;
@@ -232,7 +249,15 @@ impl Run<'_> {
         };
         input.check_unchanged()?;
         let (path, kind, original_bytes) = (file.relative.clone(), file.kind, input.len_bytes());
-        self.report.push(FileReport { path, kind, original_bytes, archive_bytes, sha256, mode: None, is_resumed: false });
+        self.report.push(FileReport {
+            path,
+            kind,
+            original_bytes,
+            archive_bytes,
+            sha256,
+            mode: None,
+            is_resumed: false,
+        });
         Ok(kept)
     }
 }

@@ -13,7 +13,11 @@ pub(crate) type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<()> + Send + 'a;
 
 /// Decodes the whole original into `sink`.
 pub(crate) fn decode_shard(workers: &Workers, shard: &ArchiveShard, sink: &mut Sink<'_>) -> Result<()> {
-    let span = |part: &crate::parts::Part| Span { start: part.start, len_bytes: part.len_bytes, chunk_bytes: part.chunk_bytes };
+    let span = |part: &crate::parts::Part| Span {
+        start: part.start,
+        len_bytes: part.len_bytes,
+        chunk_bytes: part.chunk_bytes,
+    };
     let spans: Vec<Span> = shard.parts.iter().map(span).collect();
     let mut batches = Batches::new(&spans, workers.batch_bytes());
     let (mut pieces, mut current, mut before) = (Vec::new(), Vec::new(), Vec::new());
@@ -35,17 +39,21 @@ pub(crate) fn decode_shard(workers: &Workers, shard: &ArchiveShard, sink: &mut S
 fn decode_batch(workers: &Workers, shard: &ArchiveShard, pieces: &[Piece], raw: &mut Vec<u8>) -> Result<()> {
     raw.resize(batch::len_bytes(pieces), 0);
     let slices = batch::split(pieces, raw);
-    pieces.par_iter().zip(slices).try_for_each(|(piece, slice)| {
-        let Some((file, payload)) = shard.parts[piece.span_idx].payload() else {
-            let start = piece.start as usize; // The header is in memory.
-            slice.copy_from_slice(&shard.file.header_bytes[start..start + slice.len()]);
-            return Ok(());
-        };
-        let chunk = payload.chunks[piece.chunk_idx];
-        let decoded = workers.with(|worker| chunk::decode(worker, &file.input, chunk, payload.dtype, slice));
-        decoded.map_err(|error| match shard.tensors().get(piece.span_idx.wrapping_sub(1)) {
-            Some(entry) if shard.parts.len() > 1 => error.in_tensor(&entry.name),
-            _ => error,
+    pieces
+        .par_iter()
+        .zip(slices)
+        .try_for_each(|(piece, slice)| {
+            let Some((file, payload)) = shard.parts[piece.span_idx].payload() else {
+                let start = piece.start as usize; // The header is in memory.
+                slice.copy_from_slice(&shard.file.header_bytes[start..start + slice.len()]);
+                return Ok(());
+            };
+            let chunk = payload.chunks[piece.chunk_idx];
+            let decoded = workers.with(|worker| chunk::decode(worker, &file.input, chunk, payload.dtype, slice));
+            decoded.map_err(|error| match shard.tensors().get(piece.span_idx.wrapping_sub(1)) {
+                Some(entry) if shard.parts.len() > 1 => error.in_tensor(&entry.name),
+                _ => error,
+            })
         })
-    }).in_file(shard.path())
+        .in_file(shard.path())
 }

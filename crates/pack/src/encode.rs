@@ -50,9 +50,15 @@ pub(crate) fn largest_archive_bytes(original_bytes: u64) -> u64 {
 }
 
 /// Writes the archive shard of `job` to `out`.
-pub(crate) fn encode_shard(workers: &Workers, job: &Job<'_>, out: &AtomicFile, progress: &dyn Progress) -> Result<Encoded> {
+pub(crate) fn encode_shard(
+    workers: &Workers,
+    job: &Job<'_>,
+    out: &AtomicFile,
+    progress: &dyn Progress,
+) -> Result<Encoded> {
     let meter = Meter { progress, already_bytes: 0 };
-    let (encoded, done_bytes) = if must_be_opaque(job.header) { (None, 0) } else { encode_tensors(workers, job, out, meter)? };
+    let (encoded, done_bytes) =
+        if must_be_opaque(job.header) { (None, 0) } else { encode_tensors(workers, job, out, meter)? };
     if let Some(encoded) = encoded {
         return Ok(encoded);
     }
@@ -74,7 +80,12 @@ struct Plan<'a> {
 }
 
 /// `None` where the archive would break the size promise; then also how many bytes were gone through.
-fn encode_tensors(workers: &Workers, job: &Job<'_>, out: &AtomicFile, meter: Meter<'_>) -> Result<(Option<Encoded>, u64)> {
+fn encode_tensors(
+    workers: &Workers,
+    job: &Job<'_>,
+    out: &AtomicFile,
+    meter: Meter<'_>,
+) -> Result<(Option<Encoded>, u64)> {
     let tensors = &job.header.tensors;
     let chunk_bytes = job.level.chunk_bytes() as u64;
     let span = |entry: &netweight_container::Entry| Span {
@@ -155,8 +166,8 @@ fn encode_plan(
 #[derive(Default)]
 struct Batch {
     pieces: Vec<Piece>,
-    raw: Vec<u8>,            // the pieces' bytes, one after the other
-    coded: Vec<CodedChunk>,  // (pieces,) and spare ones behind
+    raw: Vec<u8>,           // the pieces' bytes, one after the other
+    coded: Vec<CodedChunk>, // (pieces,) and spare ones behind
 }
 
 /// Gives the original's SHA-256, or `None` where the payloads pass `most_bytes`; and the bytes gone through.
@@ -182,10 +193,15 @@ fn encode_batches(
         let (encoded, (read, written)) = workers.run(|| {
             rayon::join(
                 || encode_batch(workers, job, plan, pieces, raw, coded),
-                || rayon::join(
-                    || { hasher.update(&raw[..]); read_batch(job.input, &mut next) },
-                    || writer.write(&before.pieces, &before.coded, &plan.is_stored),
-                ),
+                || {
+                    rayon::join(
+                        || {
+                            hasher.update(&raw[..]);
+                            read_batch(job.input, &mut next)
+                        },
+                        || writer.write(&before.pieces, &before.coded, &plan.is_stored),
+                    )
+                },
             )
         });
         encoded.and(read).and(written)?;

@@ -136,8 +136,8 @@ impl Layout {
                 break;
             }
             let group: Vec<(usize, u64)> = group.into_iter().filter(|chunk| seen.insert(*chunk)).collect();
-            let sizes: Result<Vec<(u64, u64)>> =
-                workers.run(|| group.par_iter().map(|&(run_idx, offset)| self.code(workers, run_idx, offset)).collect());
+            let sizes: Result<Vec<(u64, u64)>> = workers
+                .run(|| group.par_iter().map(|&(run_idx, offset)| self.code(workers, run_idx, offset)).collect());
             for (bytes, stored_bytes) in sizes? {
                 sample.bytes += bytes;
                 sample.stored_bytes += stored_bytes;

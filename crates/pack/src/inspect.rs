@@ -183,7 +183,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn push(&self, inspection: &mut Inspection, report: &mut TensorReport, bound: Option<BoundReport>, stored_bytes: Option<u64>) {
+    fn push(
+        &self,
+        inspection: &mut Inspection,
+        report: &mut TensorReport,
+        bound: Option<BoundReport>,
+        stored_bytes: Option<u64>,
+    ) {
         let n_elements = report.n_elements as f64;
         let per_element = |bits: f64| (n_elements > 0.0).then(|| bits / n_elements);
         let totals = &mut inspection.totals;
@@ -212,16 +218,19 @@ impl Run<'_> {
         let len_bytes = entry.len_bytes();
         let empty = || (Bound::new(entry.dtype), Vec::new());
         let bound: Result<(Bound, Vec<u8>)> = self.workers.run(|| {
-            (0..len_bytes.div_ceil(STEP_BYTES)).into_par_iter().try_fold(empty, |(mut bound, mut raw), step_idx| {
-                let start = step_idx * STEP_BYTES;
-                raw.resize((len_bytes - start).min(STEP_BYTES) as usize, 0); // At most 4 MiB.
-                read(start, &mut raw)?;
-                bound.add(&raw);
-                Ok((bound, raw))
-            }).try_reduce(empty, |(mut bound, raw), (other, _)| {
-                bound.merge(&other);
-                Ok((bound, raw))
-            })
+            (0..len_bytes.div_ceil(STEP_BYTES))
+                .into_par_iter()
+                .try_fold(empty, |(mut bound, mut raw), step_idx| {
+                    let start = step_idx * STEP_BYTES;
+                    raw.resize((len_bytes - start).min(STEP_BYTES) as usize, 0); // At most 4 MiB.
+                    read(start, &mut raw)?;
+                    bound.add(&raw);
+                    Ok((bound, raw))
+                })
+                .try_reduce(empty, |(mut bound, raw), (other, _)| {
+                    bound.merge(&other);
+                    Ok((bound, raw))
+                })
         });
         bound.map(|(bound, _)| Some(bound.report())).in_tensor(&entry.name)
     }
@@ -229,11 +238,18 @@ impl Run<'_> {
     fn coder(&self, shard: &ArchiveShard, tensor_idx: usize) -> Result<String> {
         let payload = &shard.file.payloads[tensor_idx];
         let labels: Result<Vec<String>> = self.workers.run(|| {
-            payload.chunks.par_iter().map(|&chunk| self.workers.with(|worker| {
-                chunk::read(worker, &shard.file.input, chunk)?;
-                let info = netweight_codec::describe_chunk(payload.dtype, &worker.chunk).map_err(chunk::codec_error)?;
-                Ok(chunk::label(&info))
-            })).collect()
+            payload
+                .chunks
+                .par_iter()
+                .map(|&chunk| {
+                    self.workers.with(|worker| {
+                        chunk::read(worker, &shard.file.input, chunk)?;
+                        let info = netweight_codec::describe_chunk(payload.dtype, &worker.chunk)
+                            .map_err(chunk::codec_error)?;
+                        Ok(chunk::label(&info))
+                    })
+                })
+                .collect()
         });
         Ok(commonest(&labels?))
     }

@@ -22,27 +22,27 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod compress;
-mod encode;
-mod payload_writer;
-mod ties;
-mod index;
-mod restore;
-mod decode;
 mod archive;
-mod parts;
-mod shard_file;
-mod verify;
-mod inspect;
-mod estimate;
-mod rows;
-mod chunk;
 mod batch;
-mod workers;
-mod side;
+mod chunk;
+mod compress;
+mod decode;
+mod encode;
+mod estimate;
+mod index;
+mod inspect;
+mod parts;
+mod payload_writer;
 mod places;
-mod report;
 mod progress;
+mod report;
+mod restore;
+mod rows;
+mod shard_file;
+mod side;
+mod ties;
+mod verify;
+mod workers;
 
 pub use archive::{Archive, ArchiveShard};
 pub use compress::{CompressOptions, compress};

@@ -8,7 +8,8 @@ use netweight_container::{Context, Error, Result, foreign_entry};
 /// Refuses a destination that is the source, in it, or around it; makes the destination's parent folder.
 pub(crate) fn check_apart(source: &Path, destination: &Path) -> Result<()> {
     let source = source.canonicalize().in_file(source)?;
-    let name = destination.file_name().ok_or_else(|| Error::invalid("is not a name to write to").in_file(destination))?;
+    let name =
+        destination.file_name().ok_or_else(|| Error::invalid("is not a name to write to").in_file(destination))?;
     let parent = match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -59,7 +60,8 @@ pub(crate) fn check_folder_free(destination: &Path, force: bool, outputs: &BTree
     match foreign_entry(destination, outputs)? {
         None => Ok(()),
         Some(entry) => {
-            Err(Error::invalid("would be lost: it is not among what is written, so its folder is not replaced").in_file(&entry))
+            Err(Error::invalid("would be lost: it is not among what is written, so its folder is not replaced")
+                .in_file(&entry))
         }
     }
 }

@@ -40,7 +40,12 @@ impl Default for RestoreOptions {
 /// # Errors
 /// `InvalidArgument` where the destination is there (without `force`), or is or holds the archive, or the source is
 /// no archive; `Truncated`, `Corrupt`, `Unsupported`, `Io`.
-pub fn restore(archive: &Path, destination: &Path, options: &RestoreOptions, progress: &dyn Progress) -> Result<Report> {
+pub fn restore(
+    archive: &Path,
+    destination: &Path,
+    options: &RestoreOptions,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let begin = Instant::now();
     let archive = Archive::open(archive)?;
     places::check_apart(archive.path(), destination)?;
@@ -104,7 +109,11 @@ impl Run<'_> {
         decode_shard(self.workers, shard, &mut |offset, bytes| {
             let (written, ()) = rayon::join(
                 || out.write_all_at(offset, bytes),
-                || if let Some(hasher) = &mut hasher { hasher.update(bytes) },
+                || {
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(bytes)
+                    }
+                },
             );
             progress.advance(bytes.len() as u64);
             written

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use netweight_codec::Level;
 use netweight_container::{
-    ALIGNMENT, ChunkRef, Context, Entry, Error, Header, InputFile, MANIFEST_NAME, METADATA_KEY, MAX_HEADER_BYTES, Manifest,
-    Mode, OPAQUE_NAME, Result, check_format_mark, check_format_shown, check_padding, n_chunks, read_directory,
+    ALIGNMENT, ChunkRef, Context, Entry, Error, Header, InputFile, MANIFEST_NAME, MAX_HEADER_BYTES, METADATA_KEY,
+    Manifest, Mode, OPAQUE_NAME, Result, check_format_mark, check_format_shown, check_padding, n_chunks,
+    read_directory,
 };
 use netweight_tensor::Dtype;
 
@@ -148,7 +149,14 @@ fn opaque_payload(input: &InputFile, header: &Header, tensors: &[Entry], manifes
     }
 }
 
-fn payload(input: &InputFile, header: &Header, entry: &Entry, chunk_bytes: u64, dtype: Dtype, len_bytes: u64) -> Result<Payload> {
+fn payload(
+    input: &InputFile,
+    header: &Header,
+    entry: &Entry,
+    chunk_bytes: u64,
+    dtype: Dtype,
+    len_bytes: u64,
+) -> Result<Payload> {
     let (start, end) = (header.header_bytes + entry.start, header.header_bytes + entry.end);
     let chunks = read_directory(input, start, end, n_chunks(len_bytes, chunk_bytes))?;
     Ok(Payload { dtype, len_bytes, end, stored_bytes: end - start, chunks })

@@ -40,7 +40,12 @@ pub(crate) fn sha256(input: &InputFile, progress: &dyn Progress) -> Result<Diges
 }
 
 /// Copies a file; gives its SHA-256, which must be `expected` where that is given.
-pub(crate) fn copy(input: &InputFile, out: AtomicFile, expected: Option<Digest>, progress: &dyn Progress) -> Result<Digest> {
+pub(crate) fn copy(
+    input: &InputFile,
+    out: AtomicFile,
+    expected: Option<Digest>,
+    progress: &dyn Progress,
+) -> Result<Digest> {
     let mut hasher = Sha256::new();
     for_each_part(input, |offset, bytes| {
         hasher.update(bytes);

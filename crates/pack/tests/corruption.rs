@@ -33,12 +33,15 @@ fn check_file(original: &[u8], damage: impl Fn(usize, &[u8]) -> Option<Vec<u8>>)
 fn small_files() -> Vec<(&'static str, Vec<u8>)> {
     let tied = weights(4096, 1);
     vec![
-        ("tensors and ties", safetensors(&[
-            tensor("a", "BF16", &[2048], tied.clone()),
-            tensor("b", "BF16", &[2048], tied),
-            tensor("c", "I32", &[2], vec![1, 0, 0, 0, 2, 0, 0, 0]),
-            tensor("d", "F32", &[0], vec![]),
-        ])),
+        (
+            "tensors and ties",
+            safetensors(&[
+                tensor("a", "BF16", &[2048], tied.clone()),
+                tensor("b", "BF16", &[2048], tied),
+                tensor("c", "I32", &[2], vec![1, 0, 0, 0, 2, 0, 0, 0]),
+                tensor("d", "F32", &[0], vec![]),
+            ]),
+        ),
         ("opaque", safetensors(&[tensor("netweight.x", "BF16", &[100], weights(200, 1))])),
         ("nothing", safetensors(&[])),
     ]
@@ -74,7 +77,11 @@ fn truncated_archives_say_so() {
     let whole = std::fs::read(&archive).unwrap();
     for len in 0..whole.len() {
         std::fs::write(&archive, &whole[..len]).unwrap();
-        assert_eq!(try_restore(&archive, &source.with_extension("back")).unwrap_err().kind(), ErrorKind::Truncated, "{len}");
+        assert_eq!(
+            try_restore(&archive, &source.with_extension("back")).unwrap_err().kind(),
+            ErrorKind::Truncated,
+            "{len}"
+        );
     }
 }
 
@@ -83,12 +90,18 @@ fn every_byte_of_a_folder_counts() {
     let folder = tempfile::tempdir().unwrap();
     let (source, archive) = (folder.path().join("src"), folder.path().join("arc"));
     let tied = weights(4096, 1);
-    write_folder(&source, &[
-        ("a.safetensors", safetensors(&[tensor("a", "BF16", &[2048], tied.clone())])),
-        ("b.safetensors", safetensors(&[tensor("b", "BF16", &[2048], tied)])),
-        ("x.safetensors.index.json", br#"{"metadata":{"total_size":8192},"weight_map":{"a":"a.safetensors"}}"#.to_vec()),
-        ("config.json", b"{\"a\": 1}".to_vec()),
-    ]);
+    write_folder(
+        &source,
+        &[
+            ("a.safetensors", safetensors(&[tensor("a", "BF16", &[2048], tied.clone())])),
+            ("b.safetensors", safetensors(&[tensor("b", "BF16", &[2048], tied)])),
+            (
+                "x.safetensors.index.json",
+                br#"{"metadata":{"total_size":8192},"weight_map":{"a":"a.safetensors"}}"#.to_vec(),
+            ),
+            ("config.json", b"{\"a\": 1}".to_vec()),
+        ],
+    );
     try_compress(&source, &archive).unwrap();
     for (path, whole) in read_folder(&archive) {
         let path = archive.join(path);
@@ -176,7 +189,8 @@ fn wrong_sizes_of_side_files_are_noticed() {
             sha256: Digest::of(&[content]),
             index: None,
         };
-        let manifest = FolderManifest { writer: "forger".to_owned(), files: vec![file("a.txt", b"a"), file("b.txt", b"b")] };
+        let manifest =
+            FolderManifest { writer: "forger".to_owned(), files: vec![file("a.txt", b"a"), file("b.txt", b"b")] };
         std::fs::write(archive.join("netweight.json"), manifest.encode().unwrap()).unwrap();
         assert_eq!(problems(&archive).len(), expected, "{bytes}");
         assert_eq!(try_restore(&archive, &back).is_ok(), expected == 0, "{bytes}");

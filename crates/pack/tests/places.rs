@@ -4,10 +4,12 @@ mod common;
 
 use std::path::Path;
 
-use common::{file, options, problems, read_folder, safetensors, tensor, try_compress, try_restore, weights, write_folder};
+use common::{
+    file, options, problems, read_folder, safetensors, tensor, try_compress, try_restore, weights, write_folder,
+};
 use netweight_pack::{
-    CompressOptions, ErrorKind, EstimateOptions, InspectOptions, RestoreOptions, Silent, VerifyOptions, compress, estimate,
-    inspect, restore, restore_rows, verify,
+    CompressOptions, ErrorKind, EstimateOptions, InspectOptions, RestoreOptions, Silent, VerifyOptions, compress,
+    estimate, inspect, restore, restore_rows, verify,
 };
 
 fn forced() -> CompressOptions {
@@ -60,7 +62,8 @@ fn destinations_are_not_overwritten() {
     assert!(try_restore(&path("taken"), &path("back/deep")).is_ok());
     restore(&path("taken"), &path("back/deep"), &force, &Silent).unwrap();
     assert!(read_folder(&path("back/deep")) == read_folder(&path("src")));
-    let leftovers: Vec<_> = read_folder(folder.path()).into_keys().filter(|path| path.to_string_lossy().contains("netweight-")).collect();
+    let leftovers: Vec<_> =
+        read_folder(folder.path()).into_keys().filter(|path| path.to_string_lossy().contains("netweight-")).collect();
     assert_eq!(leftovers, Vec::<std::path::PathBuf>::new());
 }
 
@@ -189,7 +192,9 @@ fn bad_sources_say_why() {
     check("twice", file(&format!("{{{one},{one}}}"), b"x"), Corrupt, "twice");
     check("cut data", file(&format!("{{{one}}}"), b""), Truncated, "bytes expected");
     check("more data", file(&format!("{{{one}}}"), b"xy"), Corrupt, "bytes follow");
-    let bad = |shape: &str, offsets: &str| file(&format!(r#"{{"w":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#), &[0; 8]);
+    let bad = |shape: &str, offsets: &str| {
+        file(&format!(r#"{{"w":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#), &[0; 8])
+    };
     check("gap", bad("[1]", "[4,8]"), Corrupt, "does not begin where");
     check("size", bad("[3]", "[0,8]"), Corrupt, "do not give its size");
     check("backwards", bad("[2]", "[8,0]"), Corrupt, "ends before");
@@ -202,10 +207,13 @@ fn bad_sources_say_why() {
     write_folder(&root, &[("config.json", b"{}".to_vec())]);
     let error = try_compress(&root, &folder.path().join("out")).unwrap_err();
     assert!(error.to_string().contains("no .safetensors"), "{error}");
-    write_folder(&root, &[
-        ("a.safetensors", model(1)),
-        ("m.safetensors.index.json", br#"{"weight_map":{"x":"gone.safetensors"}}"#.to_vec()),
-    ]);
+    write_folder(
+        &root,
+        &[
+            ("a.safetensors", model(1)),
+            ("m.safetensors.index.json", br#"{"weight_map":{"x":"gone.safetensors"}}"#.to_vec()),
+        ],
+    );
     let error = try_compress(&root, &folder.path().join("out")).unwrap_err();
     assert!(error.to_string().contains("gone.safetensors"), "{error}");
     let error = try_compress(&folder.path().join("nowhere"), &folder.path().join("out")).unwrap_err();

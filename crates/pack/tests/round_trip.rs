@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{file, problems, read_folder, round_trip, safetensors, tensor, try_compress, try_restore, weights, write_folder};
+use common::{
+    file, problems, read_folder, round_trip, safetensors, tensor, try_compress, try_restore, weights, write_folder,
+};
 use netweight_container::Mode;
 use netweight_pack::{Archive, CompressOptions, ErrorKind, Level, Silent, VerifyOptions, compress, verify};
 
@@ -16,16 +18,36 @@ fn odd_but_legal_headers() {
     check("null metadata", r#"{"__metadata__":null}"#, b"");
     check("trailing spaces", r#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}      "#, b"x");
     check("spaces inside", "{ \"w\" : {\n\"dtype\":\"U8\",\t\"shape\":[ 1 ],\"data_offsets\":[0,1]}}", b"x");
-    check("misaligned", r#"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"F64","shape":[1],"data_offsets":[3,11]}}"#, b"abcdefghijk");
-    check("header not in offset order", r#"{"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, b"abc");
+    check(
+        "misaligned",
+        r#"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"F64","shape":[1],"data_offsets":[3,11]}}"#,
+        b"abcdefghijk",
+    );
+    check(
+        "header not in offset order",
+        r#"{"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#,
+        b"abc",
+    );
     check("scalar", r#"{"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#, b"abcd");
     check("zero-size", r#"{"z":{"dtype":"F32","shape":[0,7],"data_offsets":[0,0]}}"#, b"");
-    check("zero-size between", r#"{"z":{"dtype":"F32","shape":[0],"data_offsets":[1,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"y":{"dtype":"BF16","shape":[0],"data_offsets":[1,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#, b"ab");
+    check(
+        "zero-size between",
+        r#"{"z":{"dtype":"F32","shape":[0],"data_offsets":[1,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"y":{"dtype":"BF16","shape":[0],"data_offsets":[1,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#,
+        b"ab",
+    );
     check("unknown dtype", r#"{"u":{"dtype":"F3_NEW","shape":[7],"data_offsets":[0,5]}}"#, b"12345");
-    check("escaped names", r#"{"\u00e4\"\\/\n":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#, b"ab");
+    check(
+        "escaped names",
+        r#"{"\u00e4\"\\/\n":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#,
+        b"ab",
+    );
     check("unknown keys", r#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"note":[{}]}}"#, b"x");
     check("reserved name", r#"{"netweight.file":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, b"x");
-    check("reserved name of the manifest", r#"{"netweight.manifest":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, b"x");
+    check(
+        "reserved name of the manifest",
+        r#"{"netweight.manifest":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#,
+        b"x",
+    );
     check("long format", &format!(r#"{{"__metadata__":{{"format":"{}"}}}}"#, "x".repeat(20_000)), b"");
 }
 
@@ -66,7 +88,8 @@ fn random_bytes_keep_the_size_promise() {
 fn bytes_do_not_depend_on_threads() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("m.safetensors");
-    let tensors: Vec<_> = (0..20).map(|i| tensor(&format!("w{i}"), "BF16", &[700_001], weights(1_400_002, i % 17))).collect();
+    let tensors: Vec<_> =
+        (0..20).map(|i| tensor(&format!("w{i}"), "BF16", &[700_001], weights(1_400_002, i % 17))).collect();
     std::fs::write(&source, safetensors(&tensors)).unwrap();
     let archive = |level, threads| {
         let path = folder.path().join(format!("{level:?}{threads}"));
@@ -101,17 +124,20 @@ fn folder_with_ties_side_files_and_index() {
         tensor("head", "BF16", &[150, 1000], embedding.clone()),
     ]);
     let index = r#"{"metadata": {"total_size": 123, "x": 1.50}, "weight_map": {"embed": "m-1.safetensors", "head": "m-2.safetensors"}}"#;
-    write_folder(&source, &[
-        ("m-1.safetensors", first.clone()),
-        ("m-2.safetensors", second),
-        ("model.safetensors.index.json", index.into()),
-        ("config.json", b"{}".to_vec()),
-        ("empty.txt", Vec::new()),
-        ("sub/other.safetensors", safetensors(&[tensor("elsewhere", "BF16", &[150_000], embedding.clone())])),
-        ("sub/.cache/kept.txt", b"kept".to_vec()),
-        (".cache/x", b"x".to_vec()),
-        (".git/HEAD", b"x".to_vec()),
-    ]);
+    write_folder(
+        &source,
+        &[
+            ("m-1.safetensors", first.clone()),
+            ("m-2.safetensors", second),
+            ("model.safetensors.index.json", index.into()),
+            ("config.json", b"{}".to_vec()),
+            ("empty.txt", Vec::new()),
+            ("sub/other.safetensors", safetensors(&[tensor("elsewhere", "BF16", &[150_000], embedding.clone())])),
+            ("sub/.cache/kept.txt", b"kept".to_vec()),
+            (".cache/x", b"x".to_vec()),
+            (".git/HEAD", b"x".to_vec()),
+        ],
+    );
     let report = try_compress(&source, &archive).unwrap();
     assert_eq!((report.n_tied, report.n_tensors), (2, 8));
     assert_eq!(report.left_out, [".cache", ".git"]);
@@ -156,7 +182,10 @@ fn ties_never_point_into_an_opaque_shard() {
     let mut scalars: Vec<_> = (0..5000).map(|i| tensor(&format!("s{i}"), "F32", &[], weights(4, i))).collect();
     scalars.push(tensor("shared", "U8", &[8192], shared.clone()));
     let tied = |name: &str| safetensors(&[tensor(name, "U8", &[8192], shared.clone())]);
-    write_folder(&source, &[("a.safetensors", safetensors(&scalars)), ("b.safetensors", tied("b")), ("c.safetensors", tied("c"))]);
+    write_folder(
+        &source,
+        &[("a.safetensors", safetensors(&scalars)), ("b.safetensors", tied("b")), ("c.safetensors", tied("c"))],
+    );
     let report = try_compress(&source, &archive).unwrap();
     let modes: Vec<_> = report.files.iter().filter_map(|file| file.mode).collect();
     assert_eq!(modes, [Mode::Opaque, Mode::Tensors, Mode::Tensors]);
@@ -178,7 +207,17 @@ fn ranges_decode_what_they_cover() {
         let opened = Archive::open(&archive).unwrap();
         let (_, shard) = opened.shards().next().unwrap();
         let len = original.len();
-        for (start, end) in [(0, 0), (0, 8), (0, len), (5, 300), (len - 1, len), (len, len), (len / 3, len / 2), (0, 2 << 20), (1 << 20, len)] {
+        for (start, end) in [
+            (0, 0),
+            (0, 8),
+            (0, len),
+            (5, 300),
+            (len - 1, len),
+            (len, len),
+            (len / 3, len / 2),
+            (0, 2 << 20),
+            (1 << 20, len),
+        ] {
             let (start, end) = (start.min(len), end.min(len));
             let mut bytes = vec![0xaa; end.saturating_sub(start)];
             shard.read_range(start as u64, &mut bytes).unwrap();
@@ -186,10 +225,16 @@ fn ranges_decode_what_they_cover() {
         }
         assert_eq!(shard.read_range(len as u64, &mut [0]).unwrap_err().kind(), ErrorKind::InvalidArgument);
     };
-    check("tensors", &[
-        tensor("a", "BF16", &[1_500_001], weights(3_000_002, 1)),
-        tensor("b", "F32", &[3], weights(12, 1)),
-        tensor("c", "BF16", &[1_500_001], weights(3_000_002, 1)),
-    ]);
-    check("opaque", &[tensor("netweight.x", "BF16", &[1_500_001], weights(3_000_002, 1)), tensor("b", "U8", &[0], vec![])]);
+    check(
+        "tensors",
+        &[
+            tensor("a", "BF16", &[1_500_001], weights(3_000_002, 1)),
+            tensor("b", "F32", &[3], weights(12, 1)),
+            tensor("c", "BF16", &[1_500_001], weights(3_000_002, 1)),
+        ],
+    );
+    check(
+        "opaque",
+        &[tensor("netweight.x", "BF16", &[1_500_001], weights(3_000_002, 1)), tensor("b", "U8", &[0], vec![])],
+    );
 }

@@ -87,19 +87,29 @@ fn facts(inspection: &Inspection) -> Vec<(&'static str, String, String)> {
     let untied = inspection.tensors.iter().filter(|tensor| tensor.same_as.is_none());
     let n_weights: f64 = untied.clone().map(|tensor| tensor.n_elements as f64).sum();
     let n_untied = untied.count();
-    let bits = |part: f64| if n_weights > 0.0 { format!("{:.3} bits per weight", part * 8.0 / n_weights) } else { String::new() };
+    let bits = |part: f64| {
+        if n_weights > 0.0 { format!("{:.3} bits per weight", part * 8.0 / n_weights) } else { String::new() }
+    };
     let mut facts = vec![("Original", bytes(totals.bytes as f64), format!("{} bytes", grouped(totals.bytes)))];
     if let Some(stored) = totals.stored_bytes {
         facts.push(("Archive", bytes(stored as f64), bits(stored as f64)));
         if stored > 0 {
-            facts.push(("Ratio", format!("{:.3}", totals.bytes as f64 / stored as f64), "original by archive".to_owned()));
+            facts.push((
+                "Ratio",
+                format!("{:.3}", totals.bytes as f64 / stored as f64),
+                "original by archive".to_owned(),
+            ));
         }
     }
     if let Some(bound) = totals.bound_bytes {
         facts.push(("Exponent bound", bytes(bound), bits(bound)));
         if let Some(stored) = totals.stored_bytes.filter(|_| bound > 0.0) {
             let gap = stored as f64 / bound - 1.0;
-            facts.push(("Against the bound", signed_percent(gap), "bound: exponents at their entropy, the rest raw".to_owned()));
+            facts.push((
+                "Against the bound",
+                signed_percent(gap),
+                "bound: exponents at their entropy, the rest raw".to_owned(),
+            ));
         }
     }
     if let Some(joint) = totals.joint_bytes {

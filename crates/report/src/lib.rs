@@ -17,9 +17,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod page;
-mod headline;
 mod escape;
 mod format;
+mod headline;
+mod page;
 
 pub use page::html;

@@ -40,7 +40,9 @@ fn hostile_names_stay_text() {
     let folder = tempfile::tempdir().unwrap();
     let (source, archive) = (folder.path().join("<b>&{{data}}.safetensors"), folder.path().join("a.safetensors"));
     let name = serde_json::to_string(HOSTILE).unwrap();
-    let json = format!(r#"{{{name}:{{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}},"x":{{"dtype":{name},"shape":[1],"data_offsets":[4,5]}}}}"#);
+    let json = format!(
+        r#"{{{name}:{{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}},"x":{{"dtype":{name},"shape":[1],"data_offsets":[4,5]}}}}"#
+    );
     write_safetensors(&source, &json, &[0x80, 0x3f, 0, 0x40, 1]);
     compress(&source, &archive, &CompressOptions::default(), &Silent).unwrap();
     for path in [&source, &archive] {

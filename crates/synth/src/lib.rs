@@ -18,9 +18,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod e4m3;
 mod recipe;
 mod row;
-mod e4m3;
 mod tensor;
 mod write;
 

@@ -61,8 +61,7 @@ impl Shapes {
     pub const LLAMA_8B: Shapes =
         Shapes { hidden: 4096, feed_forward: 14336, key_value: 1024, vocabulary: 8192, layers: 1 };
     /// A quarter of that in each dimension: 16 M weights.
-    pub const SMALL: Shapes =
-        Shapes { hidden: 1024, feed_forward: 3584, key_value: 256, vocabulary: 2048, layers: 1 };
+    pub const SMALL: Shapes = Shapes { hidden: 1024, feed_forward: 3584, key_value: 256, vocabulary: 2048, layers: 1 };
     /// For tests: 0.4 M weights.
     pub const TINY: Shapes = Shapes { hidden: 128, feed_forward: 512, key_value: 128, vocabulary: 1024, layers: 1 };
 

@@ -57,7 +57,8 @@ fn normal(rng: &mut Xoshiro256PlusPlus) -> f32 {
 /// A generator whose stream is a function of the three arguments: FNV-1a over them seeds it.
 fn generator(seed: u64, name: &str, row_idx: u64) -> Xoshiro256PlusPlus {
     let bytes = seed.to_le_bytes().into_iter().chain(row_idx.to_le_bytes()).chain(name.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     Xoshiro256PlusPlus::seed_from_u64(hash)
 }
 

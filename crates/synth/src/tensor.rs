@@ -134,10 +134,8 @@ pub(crate) fn stream<E>(
     let block_starts: Vec<usize> = (0..n_rows).step_by(SCALE_BLOCK).collect();
     let mut scales = Vec::new();
     for band in block_starts.chunks(BLOCKS_PER_BAND) {
-        let blocks: Vec<(Vec<u8>, Vec<u8>)> = band
-            .par_iter()
-            .map(|&start| block(kind, recipe, &rows, start..n_rows.min(start + SCALE_BLOCK)))
-            .collect();
+        let blocks: Vec<(Vec<u8>, Vec<u8>)> =
+            band.par_iter().map(|&start| block(kind, recipe, &rows, start..n_rows.min(start + SCALE_BLOCK))).collect();
         for (weights, block_scales) in &blocks {
             sink(weights)?;
             scales.extend_from_slice(block_scales);
@@ -197,7 +195,8 @@ mod tests {
             let mut counts = [0u32; 256];
             tensor.bytes.chunks_exact(2).for_each(|b| counts[usize::from(b[1] << 1 | b[0] >> 7)] += 1);
             let total = f64::from(counts.iter().sum::<u32>());
-            bits -= counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) * (f64::from(c) / total).log2()).sum::<f64>();
+            bits -=
+                counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) * (f64::from(c) / total).log2()).sum::<f64>();
             n += total;
         }
         bits / n
@@ -231,7 +230,9 @@ mod tests {
         let (name, n_columns) = ("model.layers.0.mlp.down_proj.weight", 512);
         let (codes, scales) = (get(name), get(&format!("{name}_scale_inv")));
         assert_eq!((codes.dtype.name(), scales.shape.as_slice()), ("F8_E4M3", &[1, 4][..]));
-        assert!(codes.bytes.iter().any(|code| code & 0x7f == 0x7e) && codes.bytes.iter().all(|code| code & 0x7f != 0x7f));
+        assert!(
+            codes.bytes.iter().any(|code| code & 0x7f == 0x7e) && codes.bytes.iter().all(|code| code & 0x7f != 0x7f)
+        );
         let weights = bf16_of(&bf16_set.iter().find(|tensor| tensor.name == name).unwrap().bytes);
         for (idx, (&code, weight)) in codes.bytes.iter().zip(weights).enumerate() {
             let at = idx % n_columns / 128 * 4;

@@ -171,7 +171,8 @@ mod tests {
         let shapes = Shapes::TINY.with_layers(3);
         let written = write_checkpoint(dir.path(), Kind::Fp8, &shapes, 7, 200_000).unwrap();
         assert!(written.shards.len() > 2, "{:?}", written.shards);
-        let index: Value = serde_json::from_slice(&fs::read(dir.path().join("model.safetensors.index.json")).unwrap()).unwrap();
+        let index: Value =
+            serde_json::from_slice(&fs::read(dir.path().join("model.safetensors.index.json")).unwrap()).unwrap();
         assert_eq!(index["metadata"]["total_size"], written.tensor_bytes);
         let tensors: Vec<_> = written.shards.iter().flat_map(|path| read(path)).collect();
         let expected = generate(Kind::Fp8, &shapes, 7);

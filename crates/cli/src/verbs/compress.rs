@@ -59,9 +59,8 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     };
     signals::writing(&args.output, args.source.is_dir());
     let bar = Bar::new(ui, "compress");
-    let report = compress(&args.source, &args.output, &options, &bar).map_err(|error| {
-        Failure::reading(error, Reads::Checkpoint).with_space_needed(|| space_needed(&args.source))
-    })?;
+    let report = compress(&args.source, &args.output, &options, &bar)
+        .map_err(|error| Failure::reading(error, Reads::Checkpoint).with_space_needed(|| space_needed(&args.source)))?;
     drop(bar);
     ui.summary("compress", &report, || {
         let mut lines = super::summary("compressed", size(&report), &report);

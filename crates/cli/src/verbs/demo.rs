@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use netweight_container::{Checkpoint, SourceFile};
 use netweight_pack::{
-    CompressOptions, Digest, InspectOptions, Inspection, Report, RestoreOptions, Silent, VerifyOptions, compress, inspect,
-    restore, verify,
+    CompressOptions, Digest, InspectOptions, Inspection, Report, RestoreOptions, Silent, VerifyOptions, compress,
+    inspect, restore, verify,
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -106,7 +106,8 @@ struct Round<'a> {
 impl Round<'_> {
     fn compress(&self, level: LevelArg) -> Result<Report, Failure> {
         let options = CompressOptions { level: level.0, ..CompressOptions::default() };
-        compress(self.model, &self.archive, &options, &Silent).map_err(|error| Failure::reading(error, Reads::Checkpoint))
+        compress(self.model, &self.archive, &options, &Silent)
+            .map_err(|error| Failure::reading(error, Reads::Checkpoint))
     }
 
     fn inspect(&self) -> Result<Inspection, Failure> {
@@ -117,7 +118,8 @@ impl Round<'_> {
     /// Gives the seconds it took.
     fn verify(&self) -> Result<f64, Failure> {
         let options = VerifyOptions { against: Some(self.model.to_path_buf()), ..VerifyOptions::default() };
-        let report = verify(&self.archive, &options, &Silent).map_err(|error| Failure::reading(error, Reads::Archive))?;
+        let report =
+            verify(&self.archive, &options, &Silent).map_err(|error| Failure::reading(error, Reads::Archive))?;
         match report.problems.first() {
             None => Ok(report.seconds),
             Some(problem) => Err(different(&format!("{}: {}", problem.path, problem.what))),
@@ -159,10 +161,8 @@ fn files(path: &Path) -> Result<Vec<SourceFile>, Failure> {
 }
 
 fn sha256(path: &Path) -> Result<Digest, Failure> {
-    let mut hasher = Sha256::new();
-    let mut file = std::fs::File::open(path).map_err(|error| Failure::io(path, error))?;
-    std::io::copy(&mut file, &mut hasher).map_err(|error| Failure::io(path, error))?;
-    Ok(Digest(hasher.finalize().into()))
+    let bytes = std::fs::read(path).map_err(|error| Failure::io(path, error))?; // the bundled model fits
+    Ok(Digest(Sha256::digest(bytes).into()))
 }
 
 /// The path, relative to where the caller is if that is shorter.
@@ -186,7 +186,11 @@ fn compressed(written: &Report, found: &Inspection) -> String {
     let totals = &found.totals;
     if let (Some(stored), Some(bound), Some(joint)) = (totals.stored_bytes, totals.bound_bytes, totals.joint_bytes) {
         let share = |part: f64| percent(part, totals.bytes as f64);
-        lines.push(format!("tensors     {} of their size; at the entropy of the exponents {}", share(stored as f64), share(bound)));
+        lines.push(format!(
+            "tensors     {} of their size; at the entropy of the exponents {}",
+            share(stored as f64),
+            share(bound)
+        ));
         lines.push(format!("            at the entropy of whole weights (their first 16 bits) {}", share(joint)));
     }
     lines.join("\n")

@@ -50,8 +50,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let options =
         EstimateOptions { level: args.level.0, threads: usize::from(args.threads), max_seconds: args.seconds };
     let bar = Bar::counting(ui, "estimate");
-    let found =
-        estimate(&args.source, &options, &bar).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
+    let found = estimate(&args.source, &options, &bar).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
     drop(bar);
     ui.answer("estimate", &found, || text(&args.source, &found))?;
     Ok(0)

@@ -77,7 +77,8 @@ fn check_page_free(page: &Path) -> Result<(), Failure> {
     match start() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(start) if start == PAGE_START => Ok(()),
-        _ => Err(Failure::new(Kind::Exists, "is already there, and no page of ours", "choose another file for --html").at(page)),
+        _ => Err(Failure::new(Kind::Exists, "is already there, and no page of ours", "choose another file for --html")
+            .at(page)),
     }
 }
 
@@ -95,12 +96,16 @@ const NARROW: [&str; 7] = ["size", "stored", "joint", "shape", "coder", "dtype",
 
 fn text(found: &Inspection, all: bool, width: Option<usize>) -> String {
     let rows = if all { singles(&found.tensors) } else { groups(&found.tensors) };
-    let columns = Columns { is_archive: found.kind == InspectedKind::Archive, bounds: found.totals.bound_bytes.is_some() };
+    let columns =
+        Columns { is_archive: found.kind == InspectedKind::Archive, bounds: found.totals.bound_bytes.is_some() };
     let mut table = Table::new(columns.headings());
     for group in &rows {
         table.push(columns.row(group));
     }
-    let whole = Group { name: format!("all {}", counted(found.tensors.len() as u64, "tensor")), tensors: found.tensors.iter().collect() };
+    let whole = Group {
+        name: format!("all {}", counted(found.tensors.len() as u64, "tensor")),
+        tensors: found.tensors.iter().collect(),
+    };
     if !found.tensors.is_empty() {
         let mut row = columns.row(&whole);
         row[1..=3].fill(String::new());

@@ -1,15 +1,15 @@
 //! The verbs, one file each; [`run`] picks one.
 
-pub mod compress;
-pub mod restore;
-pub mod verify;
-pub mod inspect;
-pub mod estimate;
-pub mod demo;
 pub mod bench;
-pub mod synth;
 pub mod completions;
+pub mod compress;
+pub mod demo;
+pub mod estimate;
 mod grouping;
+pub mod inspect;
+pub mod restore;
+pub mod synth;
+pub mod verify;
 
 use netweight_container::FORMAT;
 use netweight_pack::Report;

@@ -61,9 +61,8 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         RestoreOptions { threads: usize::from(args.threads), force: args.force, check_sha256: !args.skip_sha256 };
     signals::writing(&args.output, args.archive.is_dir());
     let bar = Bar::new(ui, "restore");
-    let report = restore(&args.archive, &args.output, &options, &bar).map_err(|error| {
-        Failure::reading(error, Reads::Archive).with_space_needed(|| space_needed(&args.archive))
-    })?;
+    let report = restore(&args.archive, &args.output, &options, &bar)
+        .map_err(|error| Failure::reading(error, Reads::Archive).with_space_needed(|| space_needed(&args.archive)))?;
     drop(bar);
     ui.summary("restore", &report, || {
         let size = format!("{} -> {} bytes", grouped(report.archive_bytes), grouped(report.original_bytes));

@@ -59,7 +59,8 @@ unsafe fn pack_blocks(bits: usize, values: &[u8], packed: &mut [u8]) {
         let x = load(block);
         let x = _mm512_or_si512(_mm512_and_si512(x, byte), _mm512_srl_epi16(_mm512_andnot_si512(byte, x), by_byte));
         let x = _mm512_or_si512(_mm512_and_si512(x, word), _mm512_srl_epi32(_mm512_andnot_si512(word, x), by_word));
-        let x = _mm512_or_si512(_mm512_and_si512(x, double), _mm512_srl_epi64(_mm512_andnot_si512(double, x), by_double));
+        let x =
+            _mm512_or_si512(_mm512_and_si512(x, double), _mm512_srl_epi64(_mm512_andnot_si512(double, x), by_double));
         // SAFETY: the mask covers `8 * bits` bytes, the length of `bytes`.
         unsafe { _mm512_mask_storeu_epi8(bytes.as_mut_ptr().cast(), mask, _mm512_permutexvar_epi8(close_up, x)) };
     }

@@ -103,7 +103,13 @@ impl<'a> Plane<'a> {
     }
 
     /// The next `out.len()` values of a plane of more than 8 bits. `symbols` is room for as many bytes.
-    pub fn next_words(&mut self, kernels: &Kernels, bits: u32, symbols: &mut [u8], out: &mut [u16]) -> Result<(), Error> {
+    pub fn next_words(
+        &mut self,
+        kernels: &Kernels,
+        bits: u32,
+        symbols: &mut [u8],
+        out: &mut [u16],
+    ) -> Result<(), Error> {
         let n_whole = out.len() / N_LANES * N_LANES;
         let symbols = &mut symbols[..n_whole];
         self.symbols(kernels, symbols)?;

@@ -1,10 +1,10 @@
 //! The statistics of a rans12 plane and the tables that the kernels load.
 
 use super::ESCAPE;
-use crate::normalize::{cost, normalize};
-use crate::reader::Reader;
-use crate::rans8::model::{best_window, keep_run};
 use crate::Error;
+use crate::normalize::{cost, normalize};
+use crate::rans8::model::{best_window, keep_run};
+use crate::reader::Reader;
 
 const N_SYMBOLS: usize = 256;
 /// Probabilities are in 4096ths.

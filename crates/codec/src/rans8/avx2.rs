@@ -76,7 +76,9 @@ pub(crate) fn encode_steps(
 ) -> [usize; N_GROUPS] {
     assert!(available());
     let room = symbols.len() / N_GROUPS + 8;
-    assert!(buffers.iter().all(|buffer| buffer.len() >= room) && symbols.iter().fold(0, |all, symbol| all | symbol) < 32);
+    assert!(
+        buffers.iter().all(|buffer| buffer.len() >= room) && symbols.iter().fold(0, |all, symbol| all | symbol) < 32
+    );
     // SAFETY: the CPU has the features; positions sink by at most 32 bytes a step and stores begin at most 8
     // bytes below a position, so they stay inside by the assertion above.
     unsafe { encode_all(table, symbols, state, buffers) }
@@ -178,7 +180,12 @@ const STEPS_PER_BATCH: usize = 32;
 /// # Safety
 /// Each stream holds 32 bytes for every step; with `K` > 0, `low` holds `16 * (K + 1)` bytes a step and 16 more.
 #[target_feature(enable = "avx2,bmi2,popcnt")]
-unsafe fn decode_batch<const IS_DENSE: bool, const K: usize>(tables: &Tables, lanes: &mut Lanes, low: &[u8], out: &mut [u8]) {
+unsafe fn decode_batch<const IS_DENSE: bool, const K: usize>(
+    tables: &Tables,
+    lanes: &mut Lanes,
+    low: &[u8],
+    out: &mut [u8],
+) {
     let (zero, byte) = (_mm256_setzero_si256(), _mm256_set1_epi16(255));
     let escape = _mm256_set1_epi8(tables.escape as i8);
     let aligner = Aligner::new(K);
@@ -255,7 +262,10 @@ impl Aligner {
         let factor: [u16; 16] = std::array::from_fn(|idx| 1 << ((15 - k) - idx * (k + 1) % 8));
         // SAFETY: 32 bytes each.
         unsafe {
-            Aligner { window: _mm256_loadu_si256(window.as_ptr().cast()), factor: _mm256_loadu_si256(factor.as_ptr().cast()) }
+            Aligner {
+                window: _mm256_loadu_si256(window.as_ptr().cast()),
+                factor: _mm256_loadu_si256(factor.as_ptr().cast()),
+            }
         }
     }
 

@@ -75,7 +75,9 @@ pub fn try_restore(archive: &Path, destination: &Path) -> Result<Report> {
 /// The problems that `verify` finds, or its error, as text.
 pub fn problems(archive: &Path) -> Vec<String> {
     match verify(archive, &VerifyOptions { threads: 2, against: None }, &Silent) {
-        Ok(report) => report.problems.into_iter().map(|problem| format!("{}: {}", problem.path, problem.what)).collect(),
+        Ok(report) => {
+            report.problems.into_iter().map(|problem| format!("{}: {}", problem.path, problem.what)).collect()
+        }
         Err(error) => vec![error.to_string()],
     }
 }
