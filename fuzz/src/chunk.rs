@@ -78,7 +78,9 @@ pub(crate) fn describe(input: &[u8]) {
     let (dtype, chunk) = (input.dtype(), input.rest());
     if let Ok(info) = describe_chunk(dtype, chunk) {
         let plane_bytes: usize = info.planes.iter().map(|plane| 5 + plane.len_bytes).sum();
-        assert_eq!((info.planes.len(), 1 + plane_bytes), (dtype.element_bytes(), chunk.len()));
+        assert_eq!(1 + plane_bytes, chunk.len());
+        let plane_bits: u32 = info.planes.iter().map(|plane| plane.bits).sum();
+        assert_eq!(plane_bits as usize, 8 * dtype.element_bytes());
     }
 }
 
@@ -142,8 +144,10 @@ fn stretch(bytes: &[u8], n_repeats: u8, dtype: Dtype) -> Vec<u8> {
 /// Chunks of several lengths, dtypes and levels with their dtype's number and their number of elements.
 fn chunks() -> Vec<(u8, u16, Vec<u8>)> {
     let mut chunks = vec![];
-    for (dtype_idx, row) in
-        DTYPES.iter().enumerate().filter(|(_, row)| matches!(row.name, "BF16" | "F16" | "F32" | "F64" | "U8"))
+    for (dtype_idx, row) in DTYPES
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| matches!(row.name, "BF16" | "F16" | "F32" | "F64" | "F8_E4M3" | "U8"))
     {
         for level in [Level::Default, Level::Max] {
             for n in [1, 130, 700, 4100] {
@@ -170,14 +174,14 @@ pub(crate) fn describe_seeds() -> Vec<Vec<u8>> {
 
 pub(crate) fn mutate_seeds() -> Vec<Vec<u8>> {
     let head = |dtype: u8, level: u8, way: u8| [dtype, level, 2, 3, 9, 0, way, 1, 200, 0, way, 4, 100, 1, way | 8, 16];
-    let ways = (0..16).map(|way| [&head(way % 4, way / 2 % 2, way)[..], &make::weights(3000, u64::from(way))].concat());
+    let ways = (0..16).map(|way| [&head(way % 5, way / 2 % 2, way)[..], &make::weights(3000, u64::from(way))].concat());
     ways.collect()
 }
 
 pub(crate) fn round_trip_seeds() -> Vec<Vec<u8>> {
     let noise: Vec<u8> = (0..2000u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
     let mut seeds = vec![];
-    for dtype in [0, 1, 2, 3, 13, 16] {
+    for dtype in [0, 1, 2, 3, 4, 13, 16] {
         for (level, repeats) in [(0, 0), (1, 0), (0, 20), (1, 20)] {
             for raw in [&make::weights(2000, 5)[..], &noise, &[0; 300], &[1, 2, 3, 4, 5, 6, 7, 8]] {
                 seeds.push([&[dtype, level, repeats], raw].concat());
