@@ -10,7 +10,7 @@ use crate::{Level, rans8, rans12};
 use netweight_tensor::{Dtype, Layout};
 
 /// Elements in one block of a sample.
-const SAMPLE_BLOCK: usize = 64;
+const SAMPLE_BLOCK: usize = 1024;
 /// How much of a chunk is looked at: one block in so many, but no fewer elements than that.
 struct Share {
     one_in: usize,
@@ -29,17 +29,27 @@ const WORTH_CODING: u64 = 50;
 /// The thorough coder is slower: it has to save one part in so many of a field to be taken at level default.
 const WORTH_SLOWER: u64 = 24;
 
-/// The split that makes a chunk smallest, as far as a sample shows.
-pub(crate) fn split(dtype: Dtype, level: Level, raw: &[u8]) -> Split {
+/// A chunk's split, as far as a sample shows the smallest.
+pub(crate) struct Choice {
+    pub split: Split,
+    /// Of a half split: whether its low plane is to stay raw.
+    pub low_is_flat: bool,
+}
+
+/// Chooses the split of a chunk.
+pub(crate) fn split(dtype: Dtype, level: Level, raw: &[u8]) -> Choice {
     let k = match (dtype.layout(), level) {
-        (Layout::Bytes, _) => return Split::Bytes,
-        (Layout::Float8, _) => return if sign_is_flat(raw) { Split::Sign } else { Split::Bytes },
+        (Layout::Bytes, _) => return Choice { split: Split::Bytes, low_is_flat: false },
+        (Layout::Float8, _) => {
+            let split = if sign_is_flat(raw) { Split::Sign } else { Split::Bytes };
+            return Choice { split, low_is_flat: false };
+        }
         (Layout::Float16 { exponent_bits: 5 }, Level::Default) if dtype.element_bytes() == 2 => 9,
         (Layout::Float16 { exponent_bits: 5 }, _) => 7,
         (Layout::Float16 { exponent_bits: 8 }, Level::Default) => 6,
         (Layout::Float16 { .. }, _) => 4,
     };
-    if half_is_better(k, dtype.element_bytes(), raw) { Split::Half { k } } else { Split::Bytes }
+    half_or_bytes(k, dtype.element_bytes(), raw)
 }
 
 /// Ranges of a sample of the blocks of `n` elements.
@@ -71,7 +81,7 @@ fn sign_is_flat(raw: &[u8]) -> bool {
 }
 
 /// Compares the two ways of coding the top 16 bits; the other bytes cost the same either way.
-fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
+fn half_or_bytes(k: u32, element_bytes: usize, raw: &[u8]) -> Choice {
     let n = raw.len() / element_bytes;
     let sign_at = low_bits(k) - 1;
     let (mut low, mut field) = ([0u32; 256], [0u32; 2048]);
@@ -89,9 +99,13 @@ fn half_is_better(k: u32, element_bytes: usize, raw: &[u8]) -> bool {
     let frame = |size: u64, raw_bits: u32| {
         (size + ((FRAME_BYTES * 8) << FRACTION_BITS)).min((n as u64 * u64::from(raw_bits)) << FRACTION_BITS)
     };
-    let half = frame(scaled(&low, n, k + 1), k + 1) + scaled(&field, n, 15 - k) + ((FRAME_BYTES * 8) << FRACTION_BITS);
-    let bytes = frame(scaled(&first, n, 8), 8) + frame(scaled(&second, n, 8), 8);
-    half <= bytes
+    let first = frame(scaled(&first, n, 8), 8);
+    let byte_plane = if k > 7 { first } else { 0 };
+    let low_is_flat = !may_shrink(&low, n, low_bits(k));
+    let low = frame(scaled(&low, n, low_bits(k)), low_bits(k));
+    let field = scaled(&field, n, 15 - k) + ((FRAME_BYTES * 8) << FRACTION_BITS);
+    let half_is_smaller = byte_plane + low + field <= first + frame(scaled(&second, n, 8), 8);
+    Choice { split: if half_is_smaller { Split::Half { k } } else { Split::Bytes }, low_is_flat }
 }
 
 /// The rans12 model for a plane of at most 8 bits that is not constant, or `None` where raw is about as small.
@@ -99,16 +113,25 @@ pub(crate) fn model_for_bytes(values: &[u8], bits: u32) -> Option<rans12::Model>
     let mut counts = [0u32; 256];
     blocks(values.len(), SPARSE)
         .for_each(|block| values[block].iter().for_each(|&value| counts[usize::from(value)] += 1));
-    let raw_size = (values.len() as u64 * u64::from(bits)) << FRACTION_BITS;
-    let worth_it = raw_size - raw_size / WORTH_CODING;
-    if scaled(&counts, values.len(), bits) + ((FRAME_BYTES * 8) << FRACTION_BITS) >= worth_it {
+    if !may_shrink(&counts, values.len(), bits) {
         return None;
     }
     let counts = count_bytes(values);
     let model = rans12::Model::for_bytes(&counts)?;
     let n_present = model.freq.iter().filter(|&&freq| freq > 0).count() as u64;
     let size = model.cost(&counts) + (((FRAME_BYTES + n_present) * 8) << FRACTION_BITS);
-    (size < worth_it).then_some(model)
+    (size < worth_it(values.len(), bits)).then_some(model)
+}
+
+/// The size below which `n` values of `bits` bits are coded and not raw.
+fn worth_it(n: usize, bits: u32) -> u64 {
+    let raw_size = (n as u64 * u64::from(bits)) << FRACTION_BITS;
+    raw_size - raw_size / WORTH_CODING
+}
+
+/// Whether coding `n` values seems worth it, by a sample of them.
+fn may_shrink(counts: &[u32], n: usize, bits: u32) -> bool {
+    scaled(counts, n, bits) + ((FRAME_BYTES * 8) << FRACTION_BITS) < worth_it(n, bits)
 }
 
 /// How often each byte occurs; four tables, so that equal neighbours do not wait for each other.
@@ -208,6 +231,11 @@ impl rans8::Model {
     /// The values that have a symbol, as the window kernel takes them.
     pub(crate) fn range(&self) -> Range {
         range(self.base, self.freq[..rans8::ESCAPE].iter().map(|&freq| u32::from(freq)), rans8::ESCAPE as u8)
+    }
+
+    /// Whether a value inside the range has no symbol.
+    pub(crate) fn has_gaps(&self) -> bool {
+        self.freq[..usize::from(self.range().n_symbols)].contains(&0)
     }
 
     /// Symbols inside the range that have no frequency become escapes too. Returns all escapes, if that

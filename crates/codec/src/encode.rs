@@ -10,6 +10,8 @@ use netweight_tensor::Dtype;
 
 /// Values split at a time; fits the first-level cache.
 const BLOCK: usize = 4096;
+/// Values encoded at a time; with their input, fits the second-level cache well.
+const RUN: usize = 8 * BLOCK;
 
 /// Encodes chunks. Holds the scratch memory, so one per thread.
 pub struct Encoder {
@@ -42,11 +44,11 @@ impl Encoder {
         let element_bytes = dtype.element_bytes();
         check_length(raw.len(), element_bytes)?;
         let begin = out.len();
-        warm(raw);
-        match choose::split(dtype, self.level, raw) {
+        let choice = choose::split(dtype, self.level, raw);
+        match choice.split {
             Split::Bytes => self.bytes(element_bytes, raw, out),
             Split::Sign => self.sign(raw, out),
-            Split::Half { k } => self.half(k, element_bytes, raw, out),
+            Split::Half { k } => self.half(k, choice.low_is_flat, element_bytes, raw, out),
         }
         if out.len() - begin > raw.len() + 1 + 5 * element_bytes {
             out.truncate(begin);
@@ -106,17 +108,60 @@ impl Encoder {
         }
     }
 
-    fn half(&mut self, k: u32, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
-        let n = raw.len() / element_bytes;
+    fn half(&mut self, k: u32, low_is_flat: bool, element_bytes: usize, raw: &[u8], out: &mut Vec<u8>) {
         let mut frame = Frame::begin(Split::Half { k }, element_bytes, out);
         self.byte_planes(frame.split.n_byte_planes(element_bytes), element_bytes, raw, &mut frame);
-        let coder = choose::field_coder(self.level, k, element_bytes, raw, self.kernels);
-        let range = coder.range();
+        match choose::field_coder(self.level, k, element_bytes, raw, self.kernels) {
+            FieldCoder::Rans8(model) if low_is_flat && !model.has_gaps() => {
+                self.half_by_runs(&model, k, element_bytes, raw, &mut frame);
+            }
+            coder => self.half_by_planes(coder, k, element_bytes, raw, &mut frame),
+        }
+    }
+
+    /// The common case, a raw low plane and a field in rans8. Goes from the last run of blocks to the first, as
+    /// rans8 wants it, but forward within a run, as the hardware prefetches best; nothing but the input and the
+    /// output is larger than the caches.
+    fn half_by_runs(&mut self, model: &rans8::Model, k: u32, element_bytes: usize, raw: &[u8], frame: &mut Frame) {
+        let n = raw.len() / element_bytes;
+        let n_whole = n / rans8::N_LANES * rans8::N_LANES;
+        let (kernels, bits, range) = (self.kernels, low_bits(k), model.range());
+        let low_at = frame.reserve(coder::RAW, (n * bits as usize).div_ceil(8));
+        let (mut low, mut fields, mut tail) = ([0; BLOCK], [0; BLOCK], vec![]);
+        self.plane.resize(self.plane.len().max(RUN), 0); // symbols
+        let mut run_escapes = [0; RUN + escapes::SLACK];
+        self.escapes.clear(); // the last one first
+        let mut writer = rans8::Writer::new(model, n_whole / rans8::N_LANES, &mut self.rans8);
+        for run in (0..n).step_by(RUN).rev() {
+            let (mut n_symbols, mut n_escapes) = (0, 0);
+            for begin in (run..n.min(run + RUN)).step_by(BLOCK) {
+                let end = n.min(begin + BLOCK);
+                let (low, fields) = (&mut low[..end - begin], &mut fields[..end - begin]);
+                (kernels.prefetch)(&raw[end * element_bytes..n.min(end + BLOCK) * element_bytes]);
+                (kernels.split_half)(element_bytes, k, &raw[begin * element_bytes..end * element_bytes], low, fields);
+                let packed = &mut frame.out[low_at + begin / 8 * bits as usize..];
+                pack_into(kernels, bits, low, &mut packed[..((end - begin) * bits as usize).div_ceil(8)]);
+                let (steps, rest) = fields.split_at(fields.len().min(n_whole.saturating_sub(begin)));
+                let symbols = &mut self.plane[n_symbols..][..steps.len()];
+                n_escapes += (kernels.window)(steps, range, symbols, &mut run_escapes[n_escapes..]);
+                n_symbols += steps.len();
+                tail.extend_from_slice(rest); // of the last block only
+            }
+            self.escapes.extend(run_escapes[..n_escapes].iter().rev());
+            writer.push(kernels, &self.plane[..n_symbols]);
+        }
+        self.escapes.reverse();
+        frame.plane(coder::RANS8, |out| writer.finish(&tail, &self.escapes, out));
+    }
+
+    /// Every other case: whole planes, one after the other.
+    fn half_by_planes(&mut self, coder: FieldCoder, k: u32, element_bytes: usize, raw: &[u8], frame: &mut Frame) {
+        let n = raw.len() / element_bytes;
         let (mut low, mut symbols, mut escapes) =
             (std::mem::take(&mut self.low), std::mem::take(&mut self.plane), std::mem::take(&mut self.escapes));
         low.resize(n, 0);
         symbols.resize(n, 0);
-        escapes.resize(escapes.len().max(n + escapes::SLACK), 0);
+        escapes.resize(n + escapes::SLACK, 0);
         let n_whole = n / coder.n_lanes() * coder.n_lanes();
         let mut fields = [0; BLOCK];
         let (mut n_escapes, mut tail) = (0, vec![]);
@@ -125,43 +170,41 @@ impl Encoder {
             let fields = &mut fields[..raw.len() / element_bytes];
             (self.kernels.split_half)(element_bytes, k, raw, &mut low[begin..][..fields.len()], fields);
             let (steps, rest) = fields.split_at(fields.len().min(n_whole.saturating_sub(begin)));
-            n_escapes +=
-                (self.kernels.window)(steps, range, &mut symbols[begin..][..steps.len()], &mut escapes[n_escapes..]);
+            let symbols = &mut symbols[begin..][..steps.len()];
+            n_escapes += (self.kernels.window)(steps, coder.range(), symbols, &mut escapes[n_escapes..]);
             tail.extend_from_slice(rest);
         }
-        let bits = 15 - k;
-        self.byte_plane(&low, low_bits(k), &mut frame);
-        let (steps, escaped) = (&mut symbols[..n_whole], &escapes[..n_escapes]);
+        self.byte_plane(&low, low_bits(k), frame);
+        self.field(coder, 15 - k, &mut symbols[..n_whole], &escapes[..n_escapes], &tail, frame);
+        (self.low, self.plane, self.escapes) = (low, symbols, escapes);
+    }
+
+    fn field(
+        &mut self,
+        coder: FieldCoder,
+        bits: u32,
+        symbols: &mut [u8],
+        escapes: &[u16],
+        tail: &[u16],
+        frame: &mut Frame,
+    ) {
         match coder {
             FieldCoder::Constant(value) => {
                 frame.plane(coder::CONSTANT, |out| out.extend_from_slice(&value.to_le_bytes()))
             }
             FieldCoder::Rans8(model) => frame.plane(coder::RANS8, |out| {
-                let all = model.close_gaps(steps, escaped);
-                rans8::encode(
-                    self.kernels,
-                    &model,
-                    steps,
-                    &tail,
-                    all.as_deref().unwrap_or(escaped),
-                    &mut self.rans8,
-                    out,
-                );
+                let all = model.close_gaps(symbols, escapes);
+                let mut writer = rans8::Writer::new(&model, symbols.len() / rans8::N_LANES, &mut self.rans8);
+                writer.push(self.kernels, symbols);
+                writer.finish(tail, all.as_deref().unwrap_or(escapes), out);
             }),
             FieldCoder::Rans12(model) => frame.plane(coder::RANS12, |out| {
-                let all = if bits > 8 { model.close_gaps(steps, escaped) } else { None };
-                let escaped = (bits > 8).then_some(all.as_deref().unwrap_or(escaped));
-                rans12::encode(self.kernels, &model, steps, tail.iter().copied(), escaped, &mut self.rans12, out);
+                let all = if bits > 8 { model.close_gaps(symbols, escapes) } else { None };
+                let escapes = (bits > 8).then_some(all.as_deref().unwrap_or(escapes));
+                rans12::encode(self.kernels, &model, symbols, tail.iter().copied(), escapes, &mut self.rans12, out);
             }),
         }
-        (self.low, self.plane, self.escapes) = (low, symbols, escapes);
     }
-}
-
-/// Reads a byte of every cache line in order, as the hardware prefetches best. Without it the samples, at
-/// random places, wait for memory one by one: encoding out of memory took a third longer.
-fn warm(raw: &[u8]) {
-    std::hint::black_box(raw.iter().step_by(64).fold(0, |sum: u8, &byte| sum.wrapping_add(byte)));
 }
 
 /// A chunk being written: fills in the lengths of its planes as they come.
@@ -179,6 +222,13 @@ impl<'a> Frame<'a> {
         Frame { split, out, head }
     }
 
+    /// A plane of known length, zero so far; returns where it begins.
+    fn reserve(&mut self, coder: u8, len_bytes: usize) -> usize {
+        let begin = self.out.len();
+        self.plane(coder, |out| out.resize(begin + len_bytes, 0));
+        begin
+    }
+
     fn plane(&mut self, coder: u8, write: impl FnOnce(&mut Vec<u8>)) {
         let begin = self.out.len();
         write(self.out);
@@ -189,17 +239,23 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Packs any number of values of `bits` bits.
+/// Appends any number of values of `bits` bits, packed.
 fn pack(kernels: &Kernels, bits: u32, values: &[u8], out: &mut Vec<u8>) {
-    if bits == 8 {
-        return out.extend_from_slice(values);
-    }
     let begin = out.len();
+    out.resize(begin + (values.len() * bits as usize).div_ceil(8), 0);
+    pack_into(kernels, bits, values, &mut out[begin..]);
+}
+
+/// Packs any number of values of `bits` bits into just as many bytes as they need.
+fn pack_into(kernels: &Kernels, bits: u32, values: &[u8], packed: &mut [u8]) {
+    if bits == 8 {
+        return packed.copy_from_slice(values);
+    }
     let (whole, tail) = values.split_at(values.len() / 8 * 8);
-    out.resize(begin + whole.len() / 8 * bits as usize, 0);
-    (kernels.pack)(bits, whole, &mut out[begin..]);
-    let (mut eight, mut packed) = ([0; 8], [0; 8]);
+    let (packed, packed_tail) = packed.split_at_mut(whole.len() / 8 * bits as usize);
+    (kernels.pack)(bits, whole, packed);
+    let (mut eight, mut eight_packed) = ([0; 8], [0; 8]);
     eight[..tail.len()].copy_from_slice(tail);
-    kernels::portable::pack(bits, &eight, &mut packed[..bits as usize]);
-    out.extend_from_slice(&packed[..(tail.len() * bits as usize).div_ceil(8)]);
+    kernels::portable::pack(bits, &eight, &mut eight_packed[..bits as usize]);
+    packed_tail.copy_from_slice(&eight_packed[..packed_tail.len()]);
 }

@@ -8,28 +8,30 @@ use crate::reader::Reader;
 pub(crate) const SLACK: usize = 64;
 
 const REST: u8 = 15;
+/// A field has at most 11 bits.
+const N_VALUES: usize = 1 << 11;
 
-/// Appends the escapes block for `values`.
+/// Appends the escapes block for `values`, field values of at most 11 bits.
 pub(crate) fn write(values: &[u16], out: &mut Vec<u8>) {
     let common = commonest(values);
+    let mut nibbles = [REST; N_VALUES];
+    common.iter().enumerate().for_each(|(idx, &value)| nibbles[usize::from(value)] = idx as u8);
     out.push(common.len() as u8);
     common.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
-    let nibble = |value: &u16| common.iter().position(|other| other == value).map_or(REST, |idx| idx as u8);
-    for pair in values.chunks(2) {
-        out.push(nibble(&pair[0]) | pair.get(1).map_or(0, nibble) << 4);
-    }
+    let nibble = |value: &u16| nibbles[usize::from(*value)];
+    out.extend(values.chunks(2).map(|pair| nibble(&pair[0]) | pair.get(1).map_or(0, nibble) << 4));
     let rest = values.iter().filter(|value| nibble(value) == REST);
     rest.for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
 }
 
 /// The up to fifteen commonest values, commonest first, the smaller one first among equals.
 fn commonest(values: &[u16]) -> Vec<u16> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable();
-    let mut runs: Vec<(usize, u16)> = sorted.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0])).collect();
-    runs.sort_by_key(|&(len, value)| (std::cmp::Reverse(len), value));
-    runs.truncate(REST as usize);
-    runs.into_iter().map(|(_, value)| value).collect()
+    let mut counts = [0u32; N_VALUES];
+    values.iter().for_each(|&value| counts[usize::from(value)] += 1);
+    let mut present: Vec<u16> = (0..N_VALUES as u16).filter(|&value| counts[usize::from(value)] > 0).collect();
+    present.sort_by_key(|&value| std::cmp::Reverse(counts[usize::from(value)]));
+    present.truncate(REST as usize);
+    present
 }
 
 /// Reads `n_escapes` values below `limit` into `values`, followed by [`SLACK`] zeros.

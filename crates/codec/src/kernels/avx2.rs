@@ -2,7 +2,7 @@
 
 use super::portable;
 use crate::rans8::avx2::available;
-use std::arch::x86_64::{_pdep_u64, _pext_u64};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch, _pdep_u64, _pext_u64};
 
 /// The low `bits` bits of each of eight bytes.
 fn fields(bits: u32) -> u64 {
@@ -44,4 +44,12 @@ pub(super) fn pack(bits: u32, values: &[u8], packed: &mut [u8]) {
     // SAFETY: the CPU has the feature, checked on the line above.
     let n_done = unsafe { blocks(bits, values, packed) };
     portable::pack(bits, &values[n_done..], &mut packed[n_done / 8 * bits as usize..]);
+}
+
+/// [`super::Prefetch`].
+pub(super) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: a prefetch reads nothing; every x86-64 CPU has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
 }

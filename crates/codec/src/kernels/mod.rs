@@ -34,6 +34,7 @@ pub(crate) struct Kernels {
     pub join_bytes: JoinBytes,
     pub split_sign: SplitSign,
     pub join_sign: JoinSign,
+    pub prefetch: Prefetch,
 }
 
 /// `(bits, values, packed)`: eight values of `bits` <= 8 bits make `bits` bytes, the first value lowest.
@@ -61,6 +62,9 @@ pub(crate) type SplitSign = fn(&[u8], &mut [u8], &mut [u8]);
 /// `(sign, rest, raw)`: the reverse of [`SplitSign`].
 pub(crate) type JoinSign = fn(&[u8], &[u8], &mut [u8]);
 
+/// Asks for memory that will be read soon.
+pub(crate) type Prefetch = fn(&[u8]);
+
 /// The values that [`Window`] gives symbols: `base..base + n_symbols`.
 #[derive(Clone, Copy)]
 pub(crate) struct Range {
@@ -87,6 +91,7 @@ static SCALAR: Kernels = Kernels {
     join_bytes: portable::join_bytes,
     split_sign: portable::split_sign,
     join_sign: portable::join_sign,
+    prefetch: |_| (),
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -108,6 +113,7 @@ static AVX2: Kernels = Kernels {
     join_bytes: wide::avx2::join_bytes,
     split_sign: wide::avx2::split_sign,
     join_sign: wide::avx2::join_sign,
+    prefetch: avx2::prefetch,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -129,6 +135,7 @@ static AVX512: Kernels = Kernels {
     join_bytes: wide::avx512::join_bytes,
     split_sign: wide::avx512::split_sign,
     join_sign: wide::avx512::join_sign,
+    prefetch: avx2::prefetch,
 };
 
 #[cfg(target_arch = "aarch64")]

@@ -169,7 +169,7 @@ impl Tables {
 }
 
 /// How far ahead of its use memory is asked for, in bytes of a stream; twice that in the low plane.
-const AHEAD: usize = 512;
+const AHEAD: usize = 1024;
 
 /// Steps whose escapes are put in together.
 const STEPS_PER_BATCH: usize = 32;

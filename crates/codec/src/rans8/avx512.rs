@@ -169,7 +169,7 @@ fn n_safe_steps(lanes: &Lanes) -> usize {
 }
 
 /// How far ahead of its use memory is asked for, in bytes of a stream; twice that in the low plane.
-const AHEAD: usize = 512;
+const AHEAD: usize = 1024;
 
 /// Where a batch reads the low plane (packed) and writes its values.
 struct Target {

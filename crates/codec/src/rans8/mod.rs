@@ -139,31 +139,43 @@ pub(crate) struct Scratch {
     buffers: [Vec<u8>; N_GROUPS],
 }
 
-/// Appends the payload for `symbols` under `model`. `tail` holds the `symbols.len() % 128` last values,
-/// `escapes` the values whose symbol is [`ESCAPE`] and that are not in the tail.
-pub(crate) fn encode(
-    kernels: &Kernels,
-    model: &Model,
-    symbols: &[u8],
-    tail: &[u16],
-    escapes: &[u16],
-    scratch: &mut Scratch,
-    out: &mut Vec<u8>,
-) {
-    let steps = &symbols[..symbols.len() / N_LANES * N_LANES];
-    let mut state = [LOW_STATE; N_LANES];
-    let room = steps.len() / N_GROUPS + LANES_PER_GROUP;
-    scratch.buffers.iter_mut().filter(|buffer| buffer.len() < room).for_each(|buffer| buffer.resize(room, 0));
-    let buffers = scratch.buffers.each_mut().map(|buffer| &mut buffer[..room]);
-    let begins = (kernels.rans8_encode)(&model.encode_table(), steps, &mut state, buffers);
+/// A plane being encoded, from its last step to its first.
+pub(crate) struct Writer<'a> {
+    model: &'a Model,
+    table: EncodeTable,
+    state: [u16; N_LANES],
+    buffers: [&'a mut [u8]; N_GROUPS],
+    begins: [usize; N_GROUPS],
+}
 
-    model.write(out);
-    out.extend_from_slice(&(escapes.len() as u32).to_le_bytes());
-    begins.iter().for_each(|begin| out.extend_from_slice(&((room - begin) as u32).to_le_bytes()));
-    state.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
-    scratch.buffers.iter().zip(begins).for_each(|(buffer, begin)| out.extend_from_slice(&buffer[begin..room]));
-    tail.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
-    escapes::write(escapes, out);
+impl<'a> Writer<'a> {
+    /// A writer for at most `n_steps` steps.
+    pub fn new(model: &'a Model, n_steps: usize, scratch: &'a mut Scratch) -> Writer<'a> {
+        let room = (n_steps + 1) * LANES_PER_GROUP;
+        scratch.buffers.iter_mut().filter(|buffer| buffer.len() < room).for_each(|buffer| buffer.resize(room, 0));
+        let buffers = scratch.buffers.each_mut().map(|buffer| &mut buffer[..room]);
+        Writer { model, table: model.encode_table(), state: [LOW_STATE; N_LANES], buffers, begins: [room; N_GROUPS] }
+    }
+
+    /// Encodes the whole steps of `symbols`, which stand before all that was pushed so far.
+    pub fn push(&mut self, kernels: &Kernels, symbols: &[u8]) {
+        let mut begins = self.begins.iter();
+        let free = self.buffers.each_mut().map(|buffer| &mut buffer[..*begins.next().expect("one for each group")]);
+        self.begins = (kernels.rans8_encode)(&self.table, symbols, &mut self.state, free);
+    }
+
+    /// Appends the payload. `tail` holds the values after the last whole step, `escapes`, in element order, those
+    /// before it that have no symbol.
+    pub fn finish(self, tail: &[u16], escapes: &[u16], out: &mut Vec<u8>) {
+        self.model.write(out);
+        out.extend_from_slice(&(escapes.len() as u32).to_le_bytes());
+        let streams = self.buffers.iter().zip(self.begins).map(|(buffer, begin)| &buffer[begin..]);
+        streams.clone().for_each(|stream| out.extend_from_slice(&(stream.len() as u32).to_le_bytes()));
+        self.state.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
+        streams.for_each(|stream| out.extend_from_slice(stream));
+        tail.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+        escapes::write(escapes, out);
+    }
 }
 
 /// Bits (times 2^16) that `counts` would cost: the estimate by which the chooser compares coders.

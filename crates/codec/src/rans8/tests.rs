@@ -1,7 +1,7 @@
 //! Joining: every row, every `k` that has a kernel, against the definition. Chunks that the encoder makes do not
 //! reach all of them.
 
-use super::{Join, Model, N_LANES, Plane, Scratch, encode};
+use super::{Join, Model, N_LANES, Plane, Scratch, Writer};
 use crate::kernels::{self, Kernels, portable};
 use crate::tests::Random;
 
@@ -28,7 +28,10 @@ fn planes(k: u32, n: usize, spread: f32) -> Planes {
     let (steps, tail) = field.split_at(n / N_LANES * N_LANES);
     let escapes: Vec<u16> = steps.iter().copied().filter(|&value| model.symbol(value) == super::ESCAPE as u8).collect();
     let (mut payload, mut packed, mut elements) = (vec![], vec![0; n / 8 * (k as usize + 1)], vec![0; 2 * n]);
-    encode(kernels::best(), &model, &symbols, tail, &escapes, &mut Scratch::default(), &mut payload);
+    let mut scratch = Scratch::default();
+    let mut writer = Writer::new(&model, n / N_LANES, &mut scratch);
+    writer.push(kernels::best(), &symbols[..steps.len()]);
+    writer.finish(tail, &escapes, &mut payload);
     portable::pack(k + 1, &low, &mut packed);
     portable::join_half(k, &[], &low, &field, &mut elements);
     Planes { n, k, payload, low: packed, elements }
