@@ -93,6 +93,7 @@ impl Ui {
 
 /// Writes text and a line feed to standard output. A reader that has gone (`| head`) is no error.
 pub fn print(text: &str) -> io::Result<()> {
+    let text = visible(text);
     let mut out = io::stdout().lock();
     let end = if text.ends_with('\n') { "" } else { "\n" };
     match write!(out, "{text}{end}").and_then(|()| out.flush()) {
@@ -103,7 +104,13 @@ pub fn print(text: &str) -> io::Result<()> {
 
 /// Writes a line to standard error, if anyone listens.
 pub fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", visible(line));
+}
+
+/// Names come from files of others: a terminal must not take their control characters for orders.
+fn visible(text: &str) -> String {
+    let is_order = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.chars().map(|c| if is_order(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn document(verb: &str, report: &impl Serialize) -> Result<String, Failure> {
@@ -115,4 +122,12 @@ fn document(verb: &str, report: &impl Serialize) -> Result<String, Failure> {
         other => drop(whole.insert("report".to_owned(), other)),
     }
     serde_json::to_string_pretty(&whole).map_err(unwritable)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_cannot_give_orders_to_a_terminal() {
+        assert_eq!(super::visible("a\x1b[31mb\x07\tc\n"), "a\u{fffd}[31mb\u{fffd}\tc\n");
+    }
 }

@@ -27,7 +27,8 @@ impl AtomicFile {
         check_free(destination, overwrite)?;
         let name = destination.file_name().ok_or_else(|| Error::invalid("not a file name").in_file(destination))?;
         let mut prefix = OsString::from(".");
-        prefix.push(name);
+        // Not all of a long name: the temporary one must still be a legal one.
+        prefix.push(name.to_string_lossy().chars().take(40).collect::<String>());
         prefix.push(".netweight-tmp-");
         let folder = parent(destination);
         remove_stale(folder, &prefix);

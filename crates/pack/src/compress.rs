@@ -11,11 +11,12 @@ use netweight_container::{
 };
 use serde::Serialize;
 
-use crate::archive::ArchiveShard;
+use crate::archive::{Archive, ArchiveShard};
 use crate::encode::{Job, encode_shard, must_be_opaque};
 use crate::parts::Siblings;
 use crate::shard_file::is_archive;
 use crate::ties::{SourceShard, Ties};
+use crate::verify::is_archive_of;
 use crate::workers::Workers;
 use crate::{FileReport, Progress, Report, WRITER, index, places, side};
 
@@ -61,6 +62,7 @@ pub fn compress(
     } else {
         places::check_file_free(destination, options.force)?;
     }
+    check_former_archive(destination)?;
     let workers = Workers::new(options.threads, options.level)?;
     progress.start(checkpoint.files.iter().map(|file| file.bytes).sum());
     let ties = Ties::find(&shards, |shard_idx| must_be_opaque(&shards[shard_idx].header))?;
@@ -107,6 +109,20 @@ struct Record<'a> {
     verb: &'a str,
     level: &'a str,
     files: Vec<(&'a str, u64, u64)>, // relative path, bytes, time of last modification in ns
+}
+
+/// Force is for replacing an archive, or an empty folder: anything else might be somebody's only copy.
+fn check_former_archive(destination: &Path) -> Result<()> {
+    let Ok(about) = std::fs::symlink_metadata(destination) else { return Ok(()) };
+    let is_ours = if about.is_dir() {
+        Archive::open(destination).is_ok() || std::fs::read_dir(destination).in_file(destination)?.next().is_none()
+    } else {
+        ArchiveShard::open(destination).is_ok()
+    };
+    if is_ours {
+        return Ok(());
+    }
+    Err(Error::invalid("would be lost: it is no archive, so it is not replaced even with force").in_file(destination))
 }
 
 struct Run<'a> {
@@ -198,7 +214,8 @@ impl Run<'_> {
         let file = self.shards[shard_idx].file;
         let is_it = archived.original_bytes() == file.bytes
             && *archived.header() == self.shards[shard_idx].header
-            && (archived.mode() == Mode::Opaque || archived.file.manifest.same_as == self.same_as(shard_idx));
+            && (archived.mode() == Mode::Opaque || archived.file.manifest.same_as == self.same_as(shard_idx))
+            && is_archive_of(self.workers, place, &file.path);
         if !is_it {
             return None;
         }

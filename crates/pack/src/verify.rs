@@ -82,6 +82,12 @@ pub fn verify(archive: &Path, options: &VerifyOptions, progress: &dyn Progress) 
     Ok(run.report)
 }
 
+/// Whether the archive shard at `path` is whole and gives back `original`, which is read for it.
+pub(crate) fn is_archive_of(workers: &Workers, path: &Path, original: &Path) -> bool {
+    let run = Run { workers, progress: &crate::Silent, report: VerifyReport::default() };
+    run.shard(path, Some(original), None).is_ok()
+}
+
 struct Run<'a> {
     workers: &'a Workers,
     progress: &'a dyn Progress,

@@ -46,6 +46,14 @@ fn destinations_are_not_overwritten() {
     assert_eq!(std::fs::read(path("foreign").join("sub/diary.txt")).unwrap(), b"dear");
     assert_eq!(std::fs::read(path("taken").join("m.safetensors")).unwrap(), b"old");
 
+    // An original under the same names, or any other file, is not a former archive.
+    std::fs::write(path("notes.txt"), b"dear").unwrap();
+    refused("original with force", &path("src"), &path("taken"), &forced());
+    refused("any file with force", &single, &path("notes.txt"), &forced());
+    assert_eq!(std::fs::read(path("taken").join("m.safetensors")).unwrap(), b"old");
+    assert_eq!(std::fs::read(path("notes.txt")).unwrap(), b"dear");
+
+    std::fs::remove_file(path("taken").join("m.safetensors")).unwrap();
     compress(&path("src"), &path("taken"), &forced(), &Silent).unwrap();
     assert!(problems(&path("taken")).is_empty());
     compress(&path("src"), &path("taken"), &forced(), &Silent).unwrap();
@@ -116,6 +124,18 @@ fn links_and_pipes() {
 #[cfg(unix)]
 #[test]
 fn a_second_run_goes_on_from_the_first() {
+    resume(false);
+}
+
+/// What was staged is believed only after it gave back the source.
+#[cfg(unix)]
+#[test]
+fn a_rotten_shard_is_written_again() {
+    resume(true);
+}
+
+#[cfg(unix)]
+fn resume(rot: bool) {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -130,12 +150,19 @@ fn a_second_run_goes_on_from_the_first() {
     assert!(first.is_err(), "{first:?}");
     assert!(!path("arc").exists());
     std::fs::remove_dir(staged.join("c.safetensors")).unwrap();
+    if rot {
+        let mut bytes = std::fs::read(staged.join("b.safetensors")).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(staged.join("b.safetensors"), bytes).unwrap();
+    }
     let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
     let before = [inode(&staged.join("a.safetensors")), inode(&staged.join("b.safetensors"))];
     let report = compress(&path("src"), &path("arc"), &options(2), &Silent).unwrap();
     let resumed: Vec<bool> = report.files.iter().map(|file| file.is_resumed).collect();
-    assert_eq!(resumed, [true, true, false]);
-    assert_eq!(before, [inode(&path("arc/a.safetensors")), inode(&path("arc/b.safetensors"))]);
+    assert_eq!(resumed, [true, !rot, false]);
+    let after = [inode(&path("arc/a.safetensors")), inode(&path("arc/b.safetensors"))];
+    assert_eq!([before[0] == after[0], before[1] == after[1]], [true, !rot]);
     assert!(read_folder(&path("arc")) == read_folder(&path("whole")));
     assert!(!path(".arc.netweight-partial").exists());
 }
