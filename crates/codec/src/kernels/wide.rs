@@ -4,7 +4,8 @@
 macro_rules! compiled_for {
     ($module:ident, $available:path, $features:literal, $($name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)?;)*) => {
         pub(super) mod $module {
-            use crate::kernels::{Range, portable};
+            use crate::kernels::Range;
+            use crate::kernels::portable;
             $(
                 #[doc = concat!("`portable::", stringify!($name), "`.")]
                 #[allow(dead_code)]
@@ -18,8 +19,6 @@ macro_rules! compiled_for {
                     unsafe { compiled($($arg),*) }
                 }
             )*
-            #[allow(dead_code)]
-            fn _used(_: Range) {}
         }
     };
 }

@@ -23,8 +23,7 @@ pub(crate) fn decode_steps(table: &DecodeTable, lanes: &mut Lanes, out: &mut [u8
     let n_steps = out.len() / N_LANES;
     let mut n_done = 0;
     loop {
-        let shortest = lanes.streams.iter().map(|stream| stream.len()).min().unwrap_or(0);
-        let n_safe = (shortest / BYTES_PER_STEP).min(n_steps - n_done);
+        let n_safe = lanes.n_safe_steps().min(n_steps - n_done);
         if n_safe == 0 {
             return n_done;
         }

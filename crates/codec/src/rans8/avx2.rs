@@ -2,8 +2,8 @@
 //!
 //! AVX2 has no 256-byte lookup, so the symbol is found in two steps: a shuffle by the slot's upper four bits
 //! gives the symbol at the first of those sixteen slots, then the ranges that begin further on among them are
-//! counted (`../kernels/notes.md` has what was tried). Frequencies and starts come from two 16-entry byte shuffles each. `pack` and `unpack` work
-//! within 128-bit halves, so that values leave in the order in which they came.
+//! counted (`../kernels/notes.md` has what was tried). Frequencies and starts come from two 16-entry byte shuffles
+//! each. `pack` and `unpack` work within 128-bit halves, so that values leave in the order in which they came.
 
 use super::{DecodeTable, ESCAPE, EncodeTable, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
 use std::arch::x86_64::*;
@@ -21,7 +21,7 @@ pub(crate) fn decode_steps(table: &DecodeTable, lanes: &mut Lanes, out: &mut [u1
     let n_steps = out.len() / N_LANES;
     let mut n_done = 0;
     loop {
-        let n_safe = n_safe_steps(lanes).min(n_steps - n_done);
+        let n_safe = lanes.n_safe_steps().min(n_steps - n_done).min(STEPS_PER_BATCH);
         if n_safe == 0 {
             return n_done;
         }
@@ -48,7 +48,7 @@ pub(crate) fn join_steps(table: &DecodeTable, lanes: &mut Lanes, join: Join, low
     let n_steps = (out.len() / (2 * N_LANES)).min(low.len().saturating_sub(16) / low_bytes);
     let mut n_done = 0;
     loop {
-        let n_safe = n_safe_steps(lanes).min(n_steps - n_done);
+        let n_safe = lanes.n_safe_steps().min(n_steps - n_done).min(STEPS_PER_BATCH);
         if n_safe == 0 || join.k != 6 || !tables.is_dense {
             return n_done;
         }
@@ -59,12 +59,6 @@ pub(crate) fn join_steps(table: &DecodeTable, lanes: &mut Lanes, join: Join, low
         *low = &low[n_safe * low_bytes..];
         n_done += n_safe;
     }
-}
-
-/// Steps for which every stream has bytes enough, however many each lane takes; at most a batch.
-fn n_safe_steps(lanes: &Lanes) -> usize {
-    let shortest = lanes.streams.iter().map(|stream| stream.len()).min().unwrap_or(0);
-    (shortest / LANES_PER_GROUP).min(STEPS_PER_BATCH)
 }
 
 /// [`super::EncodeSteps`].

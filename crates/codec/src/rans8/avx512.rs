@@ -112,7 +112,7 @@ fn decode_all(table: &DecodeTable, lanes: &mut Lanes, out: &mut [u16]) -> usize 
     let n_steps = out.len() / N_LANES;
     let mut n_done = 0;
     while n_done < n_steps {
-        let n_safe = n_safe_steps(lanes).min(n_steps - n_done);
+        let n_safe = lanes.n_safe_steps().min(n_steps - n_done);
         if n_safe == 0 {
             break;
         }
@@ -140,7 +140,7 @@ unsafe fn join_all<const K: u32, const PAST_CACHES: bool>(
     let n_steps = (out.len() / (2 * N_LANES)).min(low.len().saturating_sub(32) / low_bytes);
     let mut n_done = 0;
     while n_done < n_steps {
-        let is_near_end = n_safe_steps(lanes) == 0;
+        let is_near_end = lanes.n_safe_steps() == 0;
         let to = Target { low: low.as_ptr(), out: out[n_done * 2 * N_LANES..].as_mut_ptr() };
         // SAFETY: as in `decode_all`; `low` has a step's bytes for each step and 32 more, so that a load of 32
         // bytes stays inside.
@@ -148,7 +148,7 @@ unsafe fn join_all<const K: u32, const PAST_CACHES: bool>(
             if is_near_end {
                 decode_batch::<true, K, PAST_CACHES>(&registers, lanes, n_steps - n_done, to)
             } else {
-                decode_batch::<false, K, PAST_CACHES>(&registers, lanes, n_safe_steps(lanes).min(n_steps - n_done), to)
+                decode_batch::<false, K, PAST_CACHES>(&registers, lanes, lanes.n_safe_steps().min(n_steps - n_done), to)
             }
         };
         *low = &low[n * low_bytes..];
@@ -161,11 +161,6 @@ unsafe fn join_all<const K: u32, const PAST_CACHES: bool>(
         _mm_sfence(); // streaming stores are not ordered with later ones by themselves
     }
     n_done
-}
-
-/// Steps for which every stream has bytes enough, however many each lane takes.
-fn n_safe_steps(lanes: &Lanes) -> usize {
-    lanes.streams.iter().map(|stream| stream.len()).min().unwrap_or(0) / LANES_PER_GROUP
 }
 
 /// How far ahead of its use memory is asked for, in bytes of a stream; twice that in the low plane.

@@ -43,6 +43,14 @@ pub(crate) struct Lanes<'a> {
     pub n_escapes_used: usize,
 }
 
+impl Lanes<'_> {
+    /// Steps for which every stream has bytes enough, however many its lanes take.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
+    pub fn n_safe_steps(&self) -> usize {
+        self.streams.iter().map(|stream| stream.len()).min().unwrap_or(0) / LANES_PER_GROUP
+    }
+}
+
 /// Decodes whole steps of [`N_LANES`] values into `out` for as long as every stream has bytes enough for the
 /// kernel's loads; returns how many steps that was. `out.len()` is a multiple of [`N_LANES`].
 pub(crate) type DecodeSteps = fn(&DecodeTable, &mut Lanes, out: &mut [u16]) -> usize;

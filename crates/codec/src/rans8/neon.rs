@@ -129,8 +129,7 @@ unsafe fn decode_all<const K: i32>(table: &DecodeTable, lanes: &mut Lanes, n_ste
     let registers = Registers::new::<K>(table);
     let mut n_done = 0;
     loop {
-        let shortest = lanes.streams.iter().map(|stream| stream.len()).min().unwrap_or(0);
-        let n_safe = (shortest / LANES_PER_GROUP).min(n_steps - n_done);
+        let n_safe = lanes.n_safe_steps().min(n_steps - n_done);
         if n_safe == 0 {
             return n_done;
         }
