@@ -37,6 +37,7 @@ pub(crate) struct EncodeTable {
     /// `freq | start << 16`.
     pub freq_start: [u32; N_SYMBOLS],
     /// `floor(2^32 / freq)`, at most `2^32 - 1`: `x * reciprocal >> 32` is `x / freq` or one less.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // the other encoders divide
     pub reciprocal: [u32; N_SYMBOLS],
 }
 

@@ -8,8 +8,6 @@ use super::{DecodeTable, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
 use crate::rans8::neon::available;
 use std::arch::aarch64::*;
 
-/// Bytes that a group takes from its stream in one step at most.
-const BYTES_PER_STEP: usize = 2 * LANES_PER_GROUP;
 /// Lanes in a register.
 const QUARTER: usize = 4;
 /// One in each of eight bytes; times eight bytes: their sums from the lowest up.

@@ -66,6 +66,7 @@ pub(crate) struct Join {
     /// Bits below the field.
     pub k: u32,
     /// Write past the caches, if the kernel can: for output that nobody reads soon.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub past_caches: bool,
 }
 

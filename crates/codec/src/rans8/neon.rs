@@ -19,7 +19,7 @@
 
 mod encode;
 
-use super::{DecodeTable, ESCAPE, Join, LANES_PER_GROUP, Lanes, N_GROUPS, N_LANES};
+use super::{DecodeTable, ESCAPE, Join, Lanes, N_GROUPS, N_LANES};
 pub(crate) use encode::encode_steps;
 use std::arch::aarch64::*;
 

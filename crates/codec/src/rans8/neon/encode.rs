@@ -37,7 +37,7 @@ unsafe fn encode_all(
     table: &EncodeTable,
     all_symbols: &[u8],
     state: &mut [u16; N_LANES],
-    mut buffers: [&mut [u8]; N_GROUPS],
+    buffers: [&mut [u8]; N_GROUPS],
 ) -> [usize; N_GROUPS] {
     let low_bytes = |words: &[u16; 32]| load32(&words.map(|word| word as u8));
     let tables = EncodeRegisters {
