@@ -1,0 +1,33 @@
+//! Codes of 4 bits: exact12. Vector `q` of 64 bytes has block 2q in its low and block 2q + 1 in its high nibbles.
+
+use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, TileRows};
+use crate::exact::{CellCodes, Palette, encode_cells};
+
+/// The code of escapes.
+pub(crate) const ESCAPE: u8 = 15;
+
+/// [`crate::exact::EncodeExact`].
+pub(crate) fn encode(rows: TileRows<'_>, palette: &Palette, cells: &mut [u8], escapes: &mut [u8]) -> usize {
+    encode_cells::<ESCAPE>(rows, palette, cells, escapes, pack)
+}
+
+/// Vector `q`: low nibbles block 2q, high nibbles block 2q + 1.
+pub(crate) fn pack(codes: &CellCodes, packed: &mut [u8]) {
+    for (vector, pair) in packed.as_chunks_mut::<BLOCK_WEIGHTS>().0.iter_mut().zip(codes.as_chunks::<2>().0) {
+        for i in 0..BLOCK_WEIGHTS {
+            vector[i] = pair[0][i] | pair[1][i] << 4;
+        }
+    }
+}
+
+/// The reverse of [`pack`].
+pub(crate) fn unpack(packed: &[u8]) -> CellCodes {
+    let mut codes = [[0; BLOCK_WEIGHTS]; CELL_BLOCKS];
+    for (vector, pair) in packed.as_chunks::<BLOCK_WEIGHTS>().0.iter().zip(codes.as_chunks_mut::<2>().0) {
+        for i in 0..BLOCK_WEIGHTS {
+            pair[0][i] = vector[i] & 15;
+            pair[1][i] = vector[i] >> 4;
+        }
+    }
+    codes
+}

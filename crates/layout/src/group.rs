@@ -1,0 +1,177 @@
+//! One group of tiles in and out: the main path of this crate. Goes in: rows of weights as a checkpoint has them. Comes
+//! out: the bytes of a group, and the same weights back. Next in the flow: view.rs, which checks and cuts a group.
+
+use crate::cell::{CELL_COLS, CELL_WEIGHTS, PaddedCell, TILE_ROWS, TileRows};
+use crate::escapes::{Escapes, write_nibbles};
+use crate::exact::{ESCAPE_ROOM, EncodeExact, Palette, decode_cell, split_cell};
+use crate::geometry::{MAX_COLS, tiles_per_group};
+use crate::header::{self, ALIGNMENT, Entry, Header, READ_SLACK};
+use crate::kernels::{self, Kernels};
+use crate::palette::Histogram;
+use crate::plain::{decode_bf16, decode_f16, decode_f32};
+use crate::wide::is_wide;
+use crate::{Error, GroupView, Layout, Result, TileView, exact11, exact12};
+
+/// Encodes a group: `src` (n_rows, cols) little-endian elements of [`Layout::source_dtype`], at most
+/// [`crate::Geometry::tiles_per_group`] tiles of 16 rows. `out` becomes the group, a multiple of 64 bytes; what it held
+/// is lost, but reusing one saves time. The bytes are a function of the arguments alone, on every machine.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] where `cols` or `n_rows` is 0 or above the limit, or `src` has another length.
+pub fn encode_group(layout: Layout, cols: usize, n_rows: usize, src: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    encode_with(kernels::best(), layout, cols, n_rows, src, out)
+}
+
+/// [`encode_group`] with the kernels of one row.
+pub(crate) fn encode_with(
+    kernels: &Kernels,
+    layout: Layout,
+    cols: usize,
+    n_rows: usize,
+    src: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    check_shape(layout, cols, n_rows, src.len())?;
+    let (n_tiles, n_cells) = (n_rows.div_ceil(TILE_ROWS), cols.div_ceil(CELL_COLS));
+    let cells_at = header::cells_offset(layout, n_tiles);
+    let nibbles_offset = cells_at + n_tiles * n_cells * layout.cell_bytes();
+    let is_wide = is_wide(kernels.extremes, layout, src);
+    let (palette, second) = ([0; 15], [0; 15]);
+    let mut header =
+        Header { layout, n_cells, n_tiles, is_wide, palette, second, nibbles_offset, raw_offset: nibbles_offset };
+    // Old bytes are overwritten, not cleared first.
+    out.resize(nibbles_offset, 0);
+    out[..cells_at].fill(0);
+    if layout.has_palette() {
+        let mut histogram = Histogram::default();
+        histogram.count(cols, n_rows, src);
+        let (n_palette, n_second) = (layout.n_palette(), layout.n_second_palette());
+        let ranked = histogram.ranked();
+        header.palette[..n_palette].copy_from_slice(&ranked[..n_palette]);
+        header.second[..n_second].copy_from_slice(&ranked[n_palette..n_palette + n_second]);
+        encode_exact(kernels, &mut header, cols, src, out);
+    } else {
+        encode_plain(kernels, &header, cols, src, out);
+    }
+    header.write(out);
+    Ok(())
+}
+
+/// Decodes a group of `n_rows` rows back into `dst`, (n_rows, cols) elements of [`Layout::source_dtype`].
+///
+/// # Errors
+/// [`Error::Truncated`] and [`Error::Corrupt`] where the bytes are not a group of that shape, or its codes and escapes
+/// do not fit each other; then `dst` holds anything. [`Error::InvalidArgument`] as for [`encode_group`].
+pub fn decode_group(layout: Layout, cols: usize, n_rows: usize, group: &[u8], dst: &mut [u8]) -> Result<()> {
+    check_shape(layout, cols, n_rows, dst.len())?;
+    let view = GroupView::parse(layout, cols, group)?;
+    if view.n_tiles() != n_rows.div_ceil(TILE_ROWS) {
+        return Err(Error::Corrupt("a group of another number of tiles"));
+    }
+    let row_bytes = cols * layout.element_bytes();
+    for (tile_idx, dst) in dst.chunks_mut(TILE_ROWS * row_bytes).enumerate() {
+        decode_tile(&view, view.tile(tile_idx), row_bytes, dst)?;
+    }
+    Ok(())
+}
+
+fn check_shape(layout: Layout, cols: usize, n_rows: usize, len: usize) -> Result<()> {
+    if cols == 0 || cols > MAX_COLS || n_rows == 0 || n_rows > tiles_per_group(cols) * TILE_ROWS {
+        return Err(Error::InvalidArgument("no group has that shape"));
+    }
+    if len != n_rows * cols * layout.element_bytes() {
+        return Err(Error::InvalidArgument("weights do not fill the rows"));
+    }
+    Ok(())
+}
+
+/// Calls `encode` with runs of whole cells of a tile, `src` (at most 16 rows), and the index of the first: one run for
+/// all inner cells, and one for each cell that is padded.
+fn for_runs(layout: Layout, cols: usize, src: &[u8], mut encode: impl FnMut(TileRows<'_>, usize)) {
+    let (row_bytes, cell_row_bytes) = (cols * layout.element_bytes(), layout.cell_row_bytes());
+    let n_whole = if src.len() == TILE_ROWS * row_bytes { cols / CELL_COLS } else { 0 };
+    if n_whole != 0 {
+        encode(TileRows::new(src, row_bytes, cell_row_bytes, n_whole), 0);
+    }
+    let mut padded = PaddedCell::new(cell_row_bytes);
+    for cell_idx in n_whole..cols.div_ceil(CELL_COLS) {
+        encode(padded.load(src, row_bytes, cell_idx), cell_idx);
+    }
+}
+
+fn encode_plain(kernels: &Kernels, header: &Header, cols: usize, src: &[u8], out: &mut [u8]) {
+    let layout = header.layout;
+    let encode = match layout {
+        Layout::F32 => kernels.f32,
+        Layout::F16 => kernels.f16,
+        _ => kernels.bf16,
+    };
+    let cell_bytes = layout.cell_bytes();
+    let cells = &mut out[header::cells_offset(layout, header.n_tiles)..];
+    let tiles = src.chunks(TILE_ROWS * cols * layout.element_bytes());
+    for (src, cells) in tiles.zip(cells.chunks_exact_mut(header.n_cells * cell_bytes)) {
+        for_runs(layout, cols, src, |rows, first| {
+            encode(rows, &mut cells[first * cell_bytes..][..rows.n_cells() * cell_bytes]);
+        });
+    }
+}
+
+/// Cells go where they belong, nibbles behind them; raw bytes are kept aside until all nibbles are there.
+fn encode_exact(kernels: &Kernels, header: &mut Header, cols: usize, src: &[u8], out: &mut Vec<u8>) {
+    let (layout, n_cells) = (header.layout, header.n_cells);
+    let encode: EncodeExact = if layout == Layout::Exact11 { kernels.exact11 } else { kernels.exact12 };
+    let palette = Palette::new(&header.palette[..layout.n_palette()]);
+    let second = crate::palette::code_table(&header.second[..layout.n_second_palette()]);
+    let cells_at = header::cells_offset(layout, header.n_tiles);
+    let (cell_bytes, nibbles_offset) = (layout.cell_bytes(), header.nibbles_offset);
+    let (mut raw, mut escapes) = (Vec::new(), vec![0; n_cells * CELL_WEIGHTS + ESCAPE_ROOM]);
+    for (tile_idx, src) in src.chunks(TILE_ROWS * cols * 2).enumerate() {
+        let mut n_escapes = 0;
+        let cells = &mut out[cells_at + tile_idx * n_cells * cell_bytes..][..n_cells * cell_bytes];
+        for_runs(layout, cols, src, |rows, first| {
+            let cells = &mut cells[first * cell_bytes..][..rows.n_cells() * cell_bytes];
+            n_escapes += encode(rows, &palette, cells, &mut escapes[n_escapes..]);
+        });
+        match layout {
+            Layout::Exact11 => write_nibbles(&escapes[..n_escapes], &second, out, &mut raw),
+            _ => raw.extend_from_slice(&escapes[..n_escapes]),
+        }
+        let start = |len: usize| u32::try_from(len).expect("a group is smaller than 4 GiB");
+        let next = Entry { nibble_start: start(out.len() - nibbles_offset), raw_start: start(raw.len()) };
+        header::write_entry(out, tile_idx + 1, next);
+    }
+    header.raw_offset = out.len();
+    out.extend_from_slice(&raw);
+    out.resize((out.len() + READ_SLACK).next_multiple_of(ALIGNMENT), 0);
+}
+
+/// Decodes a tile into `dst`, at most 16 rows of `row_bytes` bytes.
+fn decode_tile(view: &GroupView<'_>, tile: TileView<'_>, row_bytes: usize, dst: &mut [u8]) -> Result<()> {
+    let layout = view.layout();
+    let trim = |bytes: &'_ [u8]| bytes.len().saturating_sub(READ_SLACK);
+    let second = (layout.n_second_palette() != 0).then(|| view.second_palette());
+    let mut escapes = Escapes::new(&tile.nibbles[..trim(tile.nibbles)], &tile.raw[..trim(tile.raw)], second);
+    let mut padded = PaddedCell::new(layout.cell_row_bytes());
+    for (cell_idx, cell) in tile.cells.chunks_exact(layout.cell_bytes()).enumerate() {
+        match layout {
+            Layout::F32 => decode_f32(array(cell), array_mut(padded.bytes_mut())),
+            Layout::F16 => decode_f16(array(cell), array_mut(padded.bytes_mut())),
+            Layout::Bf16 => decode_bf16(array(cell), array_mut(padded.bytes_mut())),
+            Layout::Exact11 | Layout::Exact12 => {
+                let (packed, lows) = split_cell(cell);
+                let codes = if layout == Layout::Exact11 { exact11::unpack(packed) } else { exact12::unpack(packed) };
+                decode_cell(&codes, lows, view.palette(), &mut escapes, array_mut(padded.bytes_mut()))?;
+            }
+        }
+        padded.store(dst, row_bytes, cell_idx);
+    }
+    if escapes.is_done() { Ok(()) } else { Err(Error::Corrupt("more escapes than codes for them")) }
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> &[u8; N] {
+    bytes.try_into().expect("a cell of that layout")
+}
+
+fn array_mut<const N: usize>(bytes: &mut [u8]) -> &mut [u8; N] {
+    bytes.try_into().expect("a cell of that layout")
+}

@@ -1,0 +1,53 @@
+//! The kernels: encoding of whole cells, one table row for each instruction set. The scalar files are the definition; a
+//! test holds every other row to their bytes.
+//!
+//! Which row runs is decided once, by what the CPU can do. The environment variable `NETWEIGHT_ISA` (`scalar`, `avx2`,
+//! `avx512`; `amx` means `avx512` here) picks a slower one for measuring.
+
+use crate::exact::EncodeExact;
+use crate::plain::EncodePlain;
+use crate::wide::Extremes;
+use crate::{exact11, exact12, plain, wide};
+use std::sync::OnceLock;
+
+/// One spelling of every kernel.
+pub(crate) struct Kernels {
+    pub(crate) name: &'static str,
+    pub(crate) available: fn() -> bool,
+    pub(crate) f32: EncodePlain,
+    pub(crate) f16: EncodePlain,
+    pub(crate) bf16: EncodePlain,
+    pub(crate) exact11: EncodeExact,
+    pub(crate) exact12: EncodeExact,
+    pub(crate) extremes: Extremes,
+}
+
+static SCALAR: Kernels = Kernels {
+    name: "scalar",
+    available: || true,
+    f32: plain::encode_f32,
+    f16: plain::encode_f16,
+    bf16: plain::encode_bf16,
+    exact11: exact11::encode,
+    exact12: exact12::encode,
+    extremes: wide::extremes,
+};
+
+/// Every row, slowest first.
+static ALL: &[&Kernels] = &[&SCALAR];
+
+/// The rows that this CPU can run, slowest first.
+pub(crate) fn available() -> impl Iterator<Item = &'static Kernels> {
+    ALL.iter().copied().filter(|kernels| (kernels.available)())
+}
+
+/// The fastest row that this CPU can run, or the one that `NETWEIGHT_ISA` names.
+pub(crate) fn best() -> &'static Kernels {
+    static BEST: OnceLock<&'static Kernels> = OnceLock::new();
+    BEST.get_or_init(|| {
+        let wanted = std::env::var("NETWEIGHT_ISA").ok();
+        let wanted = wanted.as_deref().map(|name| if name == "amx" { "avx512" } else { name });
+        let named = available().find(|kernels| Some(kernels.name) == wanted);
+        named.or_else(|| available().last()).unwrap_or(&SCALAR)
+    })
+}
