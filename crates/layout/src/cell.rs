@@ -52,11 +52,16 @@ impl<'a> TileRows<'a> {
         self.stride_bytes
     }
 
-    /// The bytes from a cell's first weight on: row `row` of the cell stands at `row * stride_bytes`, and all 16 rows
-    /// are inside.
+    /// The bytes from a cell's first weight on. Row `row` of the cell, `cell_row_bytes` bytes, begins at
+    /// `row * stride_bytes`; all 16 rows are inside, which [`TileRows::new`] has checked.
     pub(crate) fn cell(self, cell_idx: usize) -> &'a [u8] {
         assert!(cell_idx < self.n_cells);
         &self.bytes[cell_idx * self.cell_row_bytes..]
+    }
+
+    /// Bytes of a row of a cell.
+    pub(crate) fn cell_row_bytes(self) -> usize {
+        self.cell_row_bytes
     }
 
     /// One row of a cell as `N` bytes.

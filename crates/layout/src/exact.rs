@@ -19,16 +19,19 @@ pub(crate) const ESCAPE_ROOM: usize = 64;
 /// Low bytes of a cell; they end it.
 const LOW_BYTES: usize = CELL_BLOCKS * BLOCK_WEIGHTS;
 
-/// A palette as encoding needs it.
+/// A palette both ways round.
 pub(crate) struct Palette {
-    /// Codes by high byte; the palette's length for those outside it.
+    /// High bytes by code, (n,) of them and then anything.
+    pub(crate) highs: [u8; 16],
+    /// Codes by high byte; `n`, the escape, for those outside the palette.
     pub(crate) codes: [u8; 256],
 }
 
 impl Palette {
     /// Of 7 or 15 high bytes.
     pub(crate) fn new(highs: &[u8]) -> Palette {
-        Palette { codes: crate::palette::code_table(highs) }
+        let by_code = std::array::from_fn(|code| highs.get(code).copied().unwrap_or_default());
+        Palette { highs: by_code, codes: crate::palette::code_table(highs) }
     }
 }
 

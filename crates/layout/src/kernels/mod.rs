@@ -10,6 +10,11 @@ use crate::wide::Extremes;
 use crate::{exact11, exact12, plain, wide};
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 /// One spelling of every kernel.
 pub(crate) struct Kernels {
     pub(crate) name: &'static str,
@@ -33,8 +38,38 @@ static SCALAR: Kernels = Kernels {
     extremes: wide::extremes,
 };
 
+#[cfg(target_arch = "x86_64")]
+static AVX2: Kernels = Kernels {
+    name: "avx2",
+    available: avx2::available,
+    f32: avx2::encode_f32,
+    f16: avx2::encode_f16,
+    bf16: avx2::encode_bf16,
+    exact11: avx2::encode_exact11,
+    exact12: avx2::encode_exact12,
+    extremes: avx2::extremes,
+};
+
+#[cfg(target_arch = "x86_64")]
+static AVX512: Kernels = Kernels {
+    name: "avx512",
+    available: avx512::available,
+    f32: avx512::encode_f32,
+    f16: avx512::encode_f16,
+    bf16: avx512::encode_bf16,
+    exact11: avx512::encode_exact11,
+    exact12: avx512::encode_exact12,
+    extremes: avx512::extremes,
+};
+
 /// Every row, slowest first.
-static ALL: &[&Kernels] = &[&SCALAR];
+static ALL: &[&Kernels] = &[
+    &SCALAR,
+    #[cfg(target_arch = "x86_64")]
+    &AVX2,
+    #[cfg(target_arch = "x86_64")]
+    &AVX512,
+];
 
 /// The rows that this CPU can run, slowest first.
 pub(crate) fn available() -> impl Iterator<Item = &'static Kernels> {
