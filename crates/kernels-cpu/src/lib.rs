@@ -7,6 +7,12 @@ mod isa;
 #[allow(unsafe_code)]
 mod pool;
 
+mod input;
+#[allow(unsafe_code)]
+mod linear;
+
 pub use error::{Error, Result};
+pub use input::{Input, Precision};
 pub use isa::Isa;
+pub use linear::{Job, Scratch, linear, rows};
 pub use pool::{Pool, Work};

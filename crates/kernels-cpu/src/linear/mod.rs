@@ -1,0 +1,170 @@
+//! Linear layers: y = W x, where W lies in tiles of any layout. Goes in: matrices and prepared activations. Comes out:
+//! one f32 for each token and row, the same bits on every instruction set, in any number of threads, and for any
+//! number of tokens at once.
+//!
+//! A work item is a tile of 16 rows (two where a kernel wants two) with all tokens. A kernel decodes weights in
+//! registers and multiplies them right there; where tokens are many it decodes a few cells into the first-level cache
+//! first and multiplies them with all tokens. Suggested reading: `scalar.rs` (the definition), `fma.rs` (the same for
+//! registers of any width), one of `avx512.rs`, `avx2.rs`, `neon.rs` (how cells are decoded), `amx.rs`.
+
+mod output;
+mod rows;
+mod scratch;
+mod tile;
+
+pub(crate) mod scalar;
+
+mod fma;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+
+use crate::input::Input;
+use crate::isa::Kind;
+use crate::{Isa, Pool};
+use netweight_layout::{Matrix, TILE_ROWS};
+use output::Output;
+pub use rows::rows;
+pub use scratch::Scratch;
+use scratch::{MAX_TILES, Worker};
+use tile::Tile;
+
+/// `(tiles, input, worker)`: products of 1 or 2 tiles with all tokens of the input, which have as many columns. Tile
+/// `idx`'s go to `worker.sums.tile(idx)`. `worker` has room for them.
+pub(crate) type Multiply = fn(&[Tile<'_>], &Input, &mut Worker);
+/// `(tile, row, worker, out)`: the weights of one row as f32. `out` has the columns of the matrix.
+pub(crate) type DecodeRow = fn(&Tile<'_>, usize, &mut Worker, &mut [f32]);
+
+/// The kernels of one instruction set.
+pub(crate) struct LinearKernels {
+    pub(crate) multiply: Multiply,
+    pub(crate) decode_row: DecodeRow,
+    /// From as many tokens on, `multiply` wants two tiles at once.
+    pub(crate) pairs_from: usize,
+}
+
+fn kernels(isa: Isa) -> &'static LinearKernels {
+    match isa.kind() {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 | Kind::Amx => &avx512::KERNELS,
+        _ => &scalar::KERNELS,
+    }
+}
+
+/// Weights that a worker should have in a run of items, so that claiming it costs little: some 10 microseconds.
+const RUN_WEIGHTS: usize = 1 << 17;
+
+/// Items of a run: enough to make claiming cheap, few enough that threads finish together.
+fn run_len(n_items: usize, item_weights: usize, n_threads: usize) -> usize {
+    (RUN_WEIGHTS / item_weights).min(n_items / (8 * n_threads)).max(1)
+}
+
+/// One matrix of a call.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// (rows, cols), cols those of the input.
+    pub matrix: &'a Matrix,
+    /// (rows,), added at the end.
+    pub bias: Option<&'a [f32]>,
+    /// Row 0 goes to this column of the output.
+    pub out_col: usize,
+}
+
+impl Job<'_> {
+    fn n_items(&self, tiles_per_item: usize) -> usize {
+        self.matrix.n_tiles().div_ceil(tiles_per_item)
+    }
+}
+
+/// Multiplies several matrices with the same activations, in one parallel region: `y[token][out_col + row]` becomes
+/// the product of the row with the token's activations, plus the bias.
+///
+/// # Panics
+/// Where shapes do not fit each other or the scratch, or two jobs write the same columns.
+pub fn linear(
+    isa: Isa,
+    pool: &Pool,
+    scratch: &Scratch,
+    input: &Input,
+    jobs: &[Job<'_>],
+    y: &mut [f32], // (n_tokens, y_stride); columns of no job stay as they are
+    y_stride: usize,
+) {
+    let n_tokens = input.n_tokens();
+    if n_tokens == 0 {
+        return;
+    }
+    check(input, jobs, y.len(), y_stride);
+    let kernels = kernels(isa);
+    let tiles_per_item = if n_tokens >= kernels.pairs_from { MAX_TILES } else { 1 };
+    let n_items = jobs.iter().map(|job| job.n_items(tiles_per_item)).sum();
+    let output = Output::new(y, y_stride);
+    let run_len = run_len(n_items, tiles_per_item * TILE_ROWS * input.cols(), pool.n_threads());
+    pool.run(n_items, run_len, &|items, worker_idx| {
+        let mut worker = scratch.worker(worker_idx);
+        assert!(worker.has_room(n_tokens, input.cols()), "a scratch of fewer tokens or columns");
+        for item in items {
+            let (job, tiles) = find(jobs, item, tiles_per_item);
+            let n_tiles = tiles.len();
+            let views = [tiles.start, tiles.end - 1].map(|tile_idx| Tile::of(job.matrix, tile_idx));
+            (kernels.multiply)(&views[..n_tiles], input, &mut worker);
+            for (idx, tile_idx) in tiles.enumerate() {
+                write_tile(job, tile_idx, worker.sums.tile(idx), n_tokens, &output);
+            }
+        }
+    });
+}
+
+fn check(input: &Input, jobs: &[Job<'_>], y_len: usize, y_stride: usize) {
+    assert!((input.n_tokens() - 1) * y_stride <= y_len, "an output of {y_len} for {} tokens", input.n_tokens());
+    for (idx, job) in jobs.iter().enumerate() {
+        assert!(job.matrix.cols() == input.cols(), "{} columns, {} activations", job.matrix.cols(), input.cols());
+        assert!(job.bias.is_none_or(|bias| bias.len() == job.matrix.rows()), "a bias of another length");
+        let cols = job.out_col..job.out_col + job.matrix.rows();
+        assert!(
+            cols.end <= y_stride && (input.n_tokens() - 1) * y_stride + cols.end <= y_len,
+            "rows beyond the output"
+        );
+        for other in &jobs[..idx] {
+            let other = other.out_col..other.out_col + other.matrix.rows();
+            assert!(other.end <= cols.start || cols.end <= other.start, "two jobs write the same columns");
+        }
+    }
+}
+
+/// The job and the tiles of a work item.
+fn find<'a>(jobs: &'a [Job<'a>], mut item: usize, tiles_per_item: usize) -> (&'a Job<'a>, std::ops::Range<usize>) {
+    for job in jobs {
+        let n_items = job.n_items(tiles_per_item);
+        if item < n_items {
+            let begin = item * tiles_per_item;
+            return (job, begin..job.matrix.n_tiles().min(begin + tiles_per_item));
+        }
+        item -= n_items;
+    }
+    unreachable!("the pool gives items that there are")
+}
+
+/// Adds the bias and leaves out rows of padding.
+fn write_tile(
+    job: &Job<'_>,
+    tile_idx: usize,
+    sums: &[crate::input::Line<[f32; TILE_ROWS]>], // (n_tokens or more,)
+    n_tokens: usize,
+    output: &Output<'_>,
+) {
+    let first_row = tile_idx * TILE_ROWS;
+    let n_rows = TILE_ROWS.min(job.matrix.rows() - first_row);
+    let bias = job.bias.map(|bias| &bias[first_row..first_row + n_rows]);
+    for (token, sums) in sums.iter().enumerate().take(n_tokens) {
+        let mut sums = sums.0;
+        if let Some(bias) = bias {
+            sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+        }
+        // SAFETY: a tile is one work item's, and jobs write different columns, checked in `check`.
+        unsafe { output.slice(token, job.out_col + first_row, n_rows) }.copy_from_slice(&sums[..n_rows]);
+    }
+}
+
+#[cfg(test)]
+mod tests;
