@@ -21,7 +21,8 @@ pub(crate) enum Kind {
     Avx2,
     /// The row above and avx512 f, bw, vl, dq, vbmi, vbmi2.
     Avx512,
-    /// The row above and amx-tile, amx-bf16, with the system's permission to use tile registers.
+    /// The row above and amx-tile, amx-bf16, with the system's permission to use tile registers, which compute what
+    /// `linear/scalar.rs` defines.
     Amx,
 }
 
@@ -117,6 +118,13 @@ impl Row {
     }
 }
 
+/// Whether this machine has tile registers for bf16, and its system lets this process use them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_tiles() -> bool {
+    static HAS_TILES: OnceLock<bool> = OnceLock::new();
+    *HAS_TILES.get_or_init(amx::is_ready)
+}
+
 #[cfg(target_arch = "x86_64")]
 mod detect {
     pub fn neon() -> bool {
@@ -142,8 +150,7 @@ mod detect {
     }
 
     pub fn amx() -> bool {
-        static AMX: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-        *AMX.get_or_init(|| avx512() && super::amx::is_ready())
+        avx512() && crate::linear::has_exact_tiles()
     }
 }
 

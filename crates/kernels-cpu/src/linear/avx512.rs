@@ -32,7 +32,7 @@ pub(crate) fn available() -> bool {
 pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
     assert!(available() && worker.has_room(input.n_tokens(), input.cols()));
     for (tile_idx, tile) in tiles.iter().enumerate() {
-        expand_escapes(tile, &mut worker.escapes);
+        expand_escapes(tile, &mut worker.escapes[0]);
         // SAFETY: the CPU has the features, and there is room, both checked above; loaders are the layouts'.
         unsafe {
             match tile.layout {
@@ -49,7 +49,7 @@ pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
 /// [`super::DecodeRow`].
 pub(crate) fn decode_row(tile: &Tile<'_>, row: usize, worker: &mut Worker, out: &mut [f32]) {
     assert!(available() && worker.has_room(0, tile.n_cells * CELL_COLS));
-    expand_escapes(tile, &mut worker.escapes);
+    expand_escapes(tile, &mut worker.escapes[0]);
     // SAFETY: as above.
     unsafe {
         match tile.layout {

@@ -108,7 +108,7 @@ pub(crate) unsafe fn multiply<L: Loader, const MAX_TOKENS: usize>(
     assert!(tile.n_cells == input.n_cells() && input.n_tokens() <= sums.len());
     sums[..input.n_tokens().next_multiple_of(FLOAT_TOKENS)].fill(Line([0.0; TILE_ROWS]));
     // SAFETY: as the caller says.
-    let mut loader = unsafe { L::new(tile, worker.escapes.as_ptr()) };
+    let mut loader = unsafe { L::new(tile, worker.escapes[0].as_ptr()) };
     if input.n_tokens() <= MAX_TOKENS {
         let x = Columns { first: input.float_block(0).as_ptr().cast(), width: input.float_width(0) };
         // SAFETY: `x` has the cells of the tile, checked above, and sums are padded to 8 tokens.
@@ -179,7 +179,7 @@ unsafe fn expand_block<L: Loader, const BLOCK: usize>(loader: &mut L, to: *mut f
 pub(crate) unsafe fn decode_row<L: Loader>(tile: &Tile<'_>, row: usize, worker: &mut Worker, out: &mut [f32]) {
     assert!(out.len() <= tile.n_cells * CELL_COLS);
     // SAFETY: as the caller says.
-    let mut loader = unsafe { L::new(tile, worker.escapes.as_ptr()) };
+    let mut loader = unsafe { L::new(tile, worker.escapes[0].as_ptr()) };
     for out in out.chunks_mut(RUN_CELLS * CELL_COLS) {
         let expanded = &mut worker.expanded[..out.len().div_ceil(CELL_COLS) * CELL_LINES];
         // SAFETY: `out` has no more columns than the tile, checked above.

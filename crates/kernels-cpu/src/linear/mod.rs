@@ -19,6 +19,11 @@ mod fma;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
 use crate::input::Input;
 use crate::isa::Kind;
 use crate::{Isa, Pool};
@@ -28,6 +33,8 @@ pub use rows::rows;
 pub use scratch::Scratch;
 use scratch::{MAX_TILES, Worker};
 use tile::Tile;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tiles::is_exact as has_exact_tiles;
 
 /// `(tiles, input, worker)`: products of 1 or 2 tiles with all tokens of the input, which have as many columns. Tile
 /// `idx`'s go to `worker.sums.tile(idx)`. `worker` has room for them.
@@ -46,7 +53,9 @@ pub(crate) struct LinearKernels {
 fn kernels(isa: Isa) -> &'static LinearKernels {
     match isa.kind() {
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Amx => &avx512::KERNELS,
+        Kind::Avx512 => &avx512::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Amx => &amx::KERNELS,
         _ => &scalar::KERNELS,
     }
 }

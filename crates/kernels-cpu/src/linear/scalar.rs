@@ -34,10 +34,10 @@ const LOW_BYTES: usize = CELL_WEIGHTS;
 /// [`super::Multiply`].
 pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
     for (tile_idx, tile) in tiles.iter().enumerate() {
-        expand_escapes(tile, &mut worker.escapes);
+        expand_escapes(tile, &mut worker.escapes[0]);
         let sums = worker.sums.tile_mut(tile_idx);
         sums.fill(Line([0.0; TILE_ROWS]));
-        let mut cells = Cells::new(tile, &worker.escapes);
+        let mut cells = Cells::new(tile, &worker.escapes[0]);
         let mut weights = [0.0; CELL_WEIGHTS];
         for cell_idx in 0..tile.n_cells {
             cells.decode_next(&mut weights);
@@ -171,8 +171,8 @@ pub(crate) fn expand_escapes(tile: &Tile<'_>, escapes: &mut [u8]) {
 
 /// [`super::DecodeRow`].
 pub(crate) fn decode_row(tile: &Tile<'_>, row: usize, worker: &mut Worker, out: &mut [f32]) {
-    expand_escapes(tile, &mut worker.escapes);
-    let mut cells = Cells::new(tile, &worker.escapes);
+    expand_escapes(tile, &mut worker.escapes[0]);
+    let mut cells = Cells::new(tile, &worker.escapes[0]);
     let mut weights = [0.0; CELL_WEIGHTS];
     for out in out.chunks_mut(CELL_COLS) {
         cells.decode_next(&mut weights);

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Tiles that a kernel may take at once.
 pub(crate) const MAX_TILES: usize = 2;
 /// Lines of decoded weights: 32 KiB, to stay in the first-level cache.
-const EXPANDED_LINES: usize = 512;
+pub(crate) const EXPANDED_LINES: usize = 512;
 
 /// Room for every worker of a pool.
 pub struct Scratch {
@@ -32,8 +32,8 @@ impl Scratch {
 pub(crate) struct Worker {
     /// Decoded cells.
     pub(crate) expanded: Vec<Line<[f32; 16]>>,
-    /// High bytes of a tile's escapes, and [`READ_SLACK`] bytes more: (16 * cols_padded + 64,)
-    pub(crate) escapes: Vec<u8>,
+    /// High bytes of each tile's escapes, and [`READ_SLACK`] bytes more: (16 * cols_padded + 64,)
+    pub(crate) escapes: [Vec<u8>; MAX_TILES],
     pub(crate) sums: Sums,
 }
 
@@ -41,13 +41,13 @@ impl Worker {
     /// Whether a call of so many tokens and columns fits.
     pub(crate) fn has_room(&self, n_tokens: usize, cols: usize) -> bool {
         let n_escapes = TILE_ROWS * cols.next_multiple_of(CELL_COLS) + READ_SLACK;
-        n_tokens <= self.sums.tokens_padded && n_escapes <= self.escapes.len()
+        n_tokens <= self.sums.tokens_padded && self.escapes.iter().all(|escapes| n_escapes <= escapes.len())
     }
 
     fn new(max_tokens: usize, max_cols: usize) -> Worker {
         Worker {
             expanded: vec![Line([0.0; 16]); EXPANDED_LINES],
-            escapes: vec![0; TILE_ROWS * max_cols.next_multiple_of(CELL_COLS) + READ_SLACK],
+            escapes: [(); MAX_TILES].map(|()| vec![0; TILE_ROWS * max_cols.next_multiple_of(CELL_COLS) + READ_SLACK]),
             sums: Sums::new(max_tokens),
         }
     }

@@ -1,0 +1,316 @@
+//! Linear layers with Intel's tile registers. Goes in: tiles of bf16 weights in any layout that has them, and
+//! activations in bf16. Comes out: (n_tokens, 16) sums, the definition's bits. Next in the flow: tiles.rs.
+//!
+//! TDPBF16PS takes a cell as layout bf16 has it, and up to 16 tokens, in 16 cycles; decoding a cell takes 40 on the
+//! ports that it does not use. So:
+//!
+//! ```text
+//! up to 16 tokens:  for each cell: decode it to memory; multiply the cell that was decoded some cells ago
+//! more tokens:      for each run of 16 cells, in two tiles: decode it; for each 32 tokens: multiply 2 x 2
+//! ```
+//!
+//! Q: Why not multiply a cell right after decoding it? Tile loads do not take bytes out of the store buffer: they
+//! wait until all 16 lines have reached the cache.
+//!
+//! TDPBF16PS takes subnormals as 0. Activations of bf16 precision and weights of groups that are not wide have no
+//! products or sums of products that are subnormal; everything else goes to avx512.rs.
+
+use super::avx512::{self, Bf16, Exact11, Exact12, PairLoader, expand_escapes};
+use super::scratch::{MAX_TILES, Worker};
+use super::tile::Tile;
+use super::tiles::{self, Config, WORD_TOKENS_PER_TILE as TILE_TOKENS};
+use super::{LinearKernels, fma::PREFETCH_BYTES};
+use crate::input::{Input, Line};
+use netweight_layout::{Layout, TILE_ROWS};
+use std::arch::x86_64::*;
+
+/// The table row.
+pub(crate) static KERNELS: LinearKernels =
+    LinearKernels { multiply, decode_row: avx512::decode_row, pairs_from: TILE_TOKENS + 1 };
+
+/// Lines of a decoded cell.
+const CELL_LINES: usize = 16;
+/// Cells that are decoded to memory at a time where tokens are many: 16 KiB.
+const RUN_CELLS: usize = 16;
+/// Cells decoded before the first of them is multiplied, where tokens are few.
+const LAG: usize = 4;
+/// Places for cells on the way, a power of two.
+const RING_CELLS: usize = 8;
+
+/// [`super::Multiply`].
+pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
+    let is_plain = |tile: &Tile<'_>| matches!(tile.layout, Layout::F32 | Layout::F16);
+    if !input.has_words() || tiles.iter().any(|tile| tile.is_wide || is_plain(tile)) {
+        return avx512::multiply(tiles, input, worker);
+    }
+    assert!(tiles::is_exact() && worker.has_room(input.n_tokens(), input.cols()));
+    assert!(tiles.len() <= MAX_TILES && tiles.iter().all(|tile| tile.n_cells == input.n_cells()));
+    if input.n_tokens() > TILE_TOKENS {
+        return multiply_many(tiles, input, worker);
+    }
+    let _config = Config::load(input.n_tokens());
+    for (tile_idx, tile) in tiles.iter().enumerate() {
+        expand_escapes(tile, &mut worker.escapes[0]);
+        // SAFETY: the CPU has the features, tiles are configured, loaders are the layouts', all checked above.
+        unsafe {
+            match tile.layout {
+                Layout::Exact11 => multiply_few::<Exact11>(tile, input, worker, tile_idx),
+                Layout::Exact12 => multiply_few::<Exact12>(tile, input, worker, tile_idx),
+                _ => multiply_few_plain(tile, input, worker, tile_idx),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has the features, tiles are configured for the tokens, the tile has the loader's layout and the cells of
+/// the input, and `worker` has room.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
+unsafe fn multiply_few<P: PairLoader>(tile: &Tile<'_>, input: &Input, worker: &mut Worker, tile_idx: usize) {
+    let x = input.word_block(0);
+    let ring = &mut worker.expanded[..RING_CELLS * CELL_LINES];
+    let place = |cell_idx: usize| cell_idx % RING_CELLS * CELL_LINES;
+    // SAFETY: cells are asked for once each; words have `n_tokens` lines a cell; the ring has places of 16 lines.
+    unsafe {
+        let mut loader = P::new(tile, worker.escapes[0].as_ptr());
+        let step = |cell_idx: usize, ring: &[Line<[f32; 16]>]| {
+            tiles::load::<4>(x[cell_idx * input.n_tokens()..].as_ptr().cast());
+            tiles::load::<6>(ring[place(cell_idx)..].as_ptr().cast());
+            tiles::add_products::<0, 4, 6>();
+        };
+        tiles::zero::<0>();
+        for cell_idx in 0..tile.n_cells {
+            store_cell(&mut loader, &mut ring[place(cell_idx)..][..CELL_LINES]);
+            if cell_idx >= LAG {
+                step(cell_idx - LAG, ring);
+            }
+        }
+        (tile.n_cells.saturating_sub(LAG)..tile.n_cells).for_each(|cell_idx| step(cell_idx, ring));
+        tiles::store::<0>(worker.sums.tile_mut(tile_idx)[..input.n_tokens()].as_mut_ptr().cast());
+    }
+}
+
+/// The same where cells are as TDPBF16PS wants them.
+///
+/// # Safety
+/// As [`multiply_few`].
+unsafe fn multiply_few_plain(tile: &Tile<'_>, input: &Input, worker: &mut Worker, tile_idx: usize) {
+    let x = input.word_block(0);
+    // SAFETY: words have `n_tokens` lines a cell; cells of layout bf16 are 1 KiB.
+    unsafe {
+        tiles::zero::<0>();
+        for (x, cell) in x.chunks_exact(input.n_tokens()).zip(tile.cells.as_chunks::<1024>().0) {
+            (0..1024).step_by(64).for_each(|at| avx512::prefetch(cell.as_ptr().wrapping_add(at)));
+            tiles::load::<4>(x.as_ptr().cast());
+            tiles::load::<6>(cell.as_ptr());
+            tiles::add_products::<0, 4, 6>();
+        }
+        tiles::store::<0>(worker.sums.tile_mut(tile_idx)[..input.n_tokens()].as_mut_ptr().cast());
+    }
+}
+
+/// Decodes the next cell to what it is in layout bf16.
+///
+/// # Safety
+/// As [`PairLoader`].
+#[inline(always)]
+unsafe fn store_cell<P: PairLoader>(loader: &mut P, to: &mut [Line<[f32; 16]>]) {
+    assert!(to.len() == CELL_LINES);
+    let to = to.as_mut_ptr().cast();
+    // SAFETY: `to` has 16 lines, checked above.
+    unsafe {
+        loader.next_cell();
+        store_block::<P, 0>(loader, to);
+        store_block::<P, 1>(loader, to);
+        store_block::<P, 2>(loader, to);
+        store_block::<P, 3>(loader, to);
+        store_block::<P, 4>(loader, to);
+        store_block::<P, 5>(loader, to);
+        store_block::<P, 6>(loader, to);
+        store_block::<P, 7>(loader, to);
+    }
+}
+
+/// # Safety
+/// As [`PairLoader`]; `to` has room for a cell.
+#[inline(always)]
+unsafe fn store_block<P: PairLoader, const BLOCK: usize>(loader: &mut P, to: *mut u8) {
+    // SAFETY: two lines of the cell.
+    unsafe {
+        let [first, second] = loader.pairs::<BLOCK>();
+        _mm512_store_si512(to.add(128 * BLOCK).cast(), first);
+        _mm512_store_si512(to.add(128 * BLOCK + 64).cast(), second);
+    }
+}
+
+/// Cells on their way from a tile's layout to layout bf16.
+enum Source {
+    Exact11(Exact11),
+    Exact12(Exact12),
+    Bf16(*const u8),
+}
+
+impl Source {
+    /// # Safety
+    /// As [`PairLoader::new`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
+    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Source {
+        // SAFETY: as the caller says.
+        unsafe {
+            match tile.layout {
+                Layout::Exact11 => Source::Exact11(Exact11::new(tile, escapes)),
+                Layout::Exact12 => Source::Exact12(Exact12::new(tile, escapes)),
+                _ => Source::Bf16(tile.cells.as_ptr()),
+            }
+        }
+    }
+
+    /// The next `n_cells` cells in layout bf16: where they are, or decoded to `run`, which has room.
+    ///
+    /// # Safety
+    /// The CPU has the features; the tile has as many cells.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
+    unsafe fn next_run(&mut self, n_cells: usize, run: &mut [Line<[f32; 16]>]) -> *const u8 {
+        let run = &mut run[..n_cells * CELL_LINES];
+        // SAFETY: as the caller says.
+        unsafe {
+            match self {
+                Source::Exact11(loader) => run.chunks_exact_mut(CELL_LINES).for_each(|cell| store_cell(loader, cell)),
+                Source::Exact12(loader) => run.chunks_exact_mut(CELL_LINES).for_each(|cell| store_cell(loader, cell)),
+                Source::Bf16(next) => {
+                    let cells = *next;
+                    *next = next.wrapping_add(n_cells * CELL_LINES * 64);
+                    return cells;
+                }
+            }
+        }
+        run.as_ptr().cast()
+    }
+}
+
+/// More than 16 tokens with one tile or two.
+fn multiply_many(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
+    let _config = Config::load(TILE_TOKENS);
+    for (tile, escapes) in tiles.iter().zip(&mut worker.escapes) {
+        expand_escapes(tile, escapes);
+    }
+    // SAFETY: the CPU has the features and there is room for escapes, the caller checked.
+    let source = |tile_idx: usize| unsafe { Source::new(&tiles[tile_idx], worker.escapes[tile_idx].as_ptr()) };
+    let mut sources = [source(0), source(tiles.len() - 1)];
+    let n_cells = tiles[0].n_cells;
+    let n_blocks = input.n_word_blocks();
+    for first_cell in (0..n_cells).step_by(RUN_CELLS) {
+        let run_cells = RUN_CELLS.min(n_cells - first_cell);
+        let mut weights = [std::ptr::null(); MAX_TILES];
+        let runs = worker.expanded.chunks_exact_mut(RUN_CELLS * CELL_LINES);
+        for ((source, run), weights) in sources[..tiles.len()].iter_mut().zip(runs).zip(&mut weights) {
+            // SAFETY: the CPU has the features; the run is not longer than the rest of the tile.
+            *weights = unsafe { source.next_run(run_cells, run) };
+        }
+        let mut ahead = Ahead::new(tiles, first_cell + run_cells, run_cells * n_blocks.div_ceil(2));
+        for block_idx in (0..n_blocks).step_by(2) {
+            let n = (2.min(n_blocks - block_idx), tiles.len());
+            let x = [block_idx, block_idx + n.0 - 1];
+            let x = x.map(|block_idx| input.word_block(block_idx)[first_cell * TILE_TOKENS..].as_ptr().cast::<u8>());
+            let sums = std::array::from_fn(|tile_idx| {
+                let sums = worker.sums.tile_mut(tile_idx)[block_idx * TILE_TOKENS..][..n.0 * TILE_TOKENS].as_mut_ptr();
+                [sums.cast::<u8>(), sums.wrapping_add((n.0 - 1) * TILE_TOKENS).cast()]
+            });
+            let step = Step { is_first: first_cell == 0, n_cells: run_cells, x, weights, sums };
+            // SAFETY: tiles are configured; pointers are those of blocks, of weights and of sums that are there.
+            unsafe {
+                match n {
+                    (1, 1) => step.run::<1, 1>(&mut ahead),
+                    (1, _) => step.run::<1, 2>(&mut ahead),
+                    (_, 1) => step.run::<2, 1>(&mut ahead),
+                    _ => step.run::<2, 2>(&mut ahead),
+                }
+            }
+        }
+    }
+}
+
+/// A run of cells of one or two tiles, with one or two blocks of 16 tokens.
+struct Step {
+    is_first: bool,
+    n_cells: usize,
+    x: [*const u8; 2],       // each (n_cells, 16 tokens, 32) bf16
+    weights: [*const u8; 2], // each (n_cells, 16 pairs, 16 rows, 2) bf16
+    sums: [[*mut u8; 2]; 2], // [tile][block], each (16 tokens, 16 rows) f32
+}
+
+impl Step {
+    /// # Safety
+    /// Tiles are configured for 16 tokens; the first `BLOCKS` and `TILES` of each pointer point to what they say.
+    unsafe fn run<const BLOCKS: usize, const TILES: usize>(&self, ahead: &mut Ahead) {
+        let [[sums_00, sums_01], [sums_10, sums_11]] = self.sums;
+        // SAFETY: as the caller says.
+        unsafe {
+            self.begin::<0>(sums_00);
+            (BLOCKS > 1).then(|| self.begin::<1>(sums_01));
+            (TILES > 1).then(|| self.begin::<2>(sums_10));
+            (TILES > 1 && BLOCKS > 1).then(|| self.begin::<3>(sums_11));
+            for cell_idx in 0..self.n_cells {
+                ahead.step();
+                let at = cell_idx * 1024;
+                tiles::load::<6>(self.weights[0].add(at));
+                tiles::load::<4>(self.x[0].add(at));
+                tiles::add_products::<0, 4, 6>();
+                if BLOCKS > 1 {
+                    tiles::load::<5>(self.x[1].add(at));
+                    tiles::add_products::<1, 5, 6>();
+                }
+                if TILES > 1 {
+                    tiles::load::<7>(self.weights[1].add(at));
+                    tiles::add_products::<2, 4, 7>();
+                }
+                if TILES > 1 && BLOCKS > 1 {
+                    tiles::add_products::<3, 5, 7>();
+                }
+            }
+            tiles::store::<0>(sums_00);
+            (BLOCKS > 1).then(|| tiles::store::<1>(sums_01));
+            (TILES > 1).then(|| tiles::store::<2>(sums_10));
+            (TILES > 1 && BLOCKS > 1).then(|| tiles::store::<3>(sums_11));
+        }
+    }
+
+    /// # Safety
+    /// As [`Step::run`].
+    #[inline(always)]
+    unsafe fn begin<const TMM: usize>(&self, sums: *const u8) {
+        // SAFETY: as the caller says.
+        unsafe { if self.is_first { tiles::zero::<TMM>() } else { tiles::load::<TMM>(sums) } }
+    }
+}
+
+/// Asks for the weights of the next run while this one is multiplied: evenly, a few lines a step.
+struct Ahead {
+    next: [*const u8; MAX_TILES],
+    n_lines_left: usize,
+    lines_a_step: usize,
+}
+
+impl Ahead {
+    fn new(tiles: &[Tile<'_>], first_cell: usize, n_steps: usize) -> Ahead {
+        let n_lines = (RUN_CELLS * tiles[0].layout.cell_bytes() + PREFETCH_BYTES) / 64;
+        let at = |tile: &Tile<'_>| tile.cells.as_ptr().wrapping_add(first_cell * tile.layout.cell_bytes());
+        let next = [at(&tiles[0]), at(&tiles[tiles.len() - 1])];
+        Ahead { next, n_lines_left: n_lines, lines_a_step: n_lines.div_ceil(n_steps) }
+    }
+
+    #[inline(always)]
+    fn step(&mut self) {
+        let n_lines = self.lines_a_step.min(self.n_lines_left);
+        self.n_lines_left -= n_lines;
+        for next in &mut self.next {
+            for _ in 0..n_lines {
+                // SAFETY: a prefetch reads nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(next.cast()) };
+                *next = next.wrapping_add(64);
+            }
+        }
+    }
+}
+
+const _: () = assert!(TILE_ROWS == 16 && RUN_CELLS * CELL_LINES * MAX_TILES <= super::scratch::EXPANDED_LINES);
