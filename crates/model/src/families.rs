@@ -1,7 +1,7 @@
 //! The table of families: a row says what a family's configuration means and what its tensors are called.
 //!
 //! A family is a difference from another one. Sources: transformers' `configuration_*.py` and `modeling_*.py`.
-//! Next in the flow: spec.rs, which reads a configuration by its row.
+//! Next in the flow: read.rs, which reads a configuration by its row.
 
 use crate::error::{Error, Result, shortened};
 use crate::fields::Fields;

@@ -1,7 +1,7 @@
 //! Typed reading of `config.json`: goes in a JSON object and a family's defaults, come out checked numbers.
 //!
 //! As in transformers, a field that is absent has the family's default, and one that is null has none.
-//! Next in the flow: spec.rs.
+//! Next in the flow: read.rs.
 
 use std::borrow::Cow;
 

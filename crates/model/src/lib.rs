@@ -22,8 +22,10 @@ mod spec;
 
 mod families;
 mod fields;
+mod read;
 mod rope;
 
+mod tensors;
 mod weights;
 
 mod backend;
@@ -43,5 +45,6 @@ pub use model::{MAX_CONTEXT, Model};
 pub use reference::{Buffer, Cache, Matrix, Reference};
 pub use rope::{LongRope, Rope};
 pub use spec::{Activation, Attention, Layer, Mlp, Routed, Spec, limits};
-pub use weights::{Gated, Kind, LayerWeights, MlpWeights, Part, Source, Tensor, Transform, Weights};
+pub use tensors::{Kind, Tensor, Transform};
+pub use weights::{Gated, LayerWeights, MlpWeights, Part, Source, Weights};
 pub use workspace::Workspace;

@@ -5,7 +5,6 @@
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::spec::Spec;
-use crate::spec::limits::MAX_WIDTH;
 use crate::weights::{Source, Weights};
 
 /// Longest context of a loaded model: its rotation tables have a row for each position.
@@ -33,7 +32,6 @@ impl<B: Backend> Model<B> {
             let what = format!("a context of {context_len} tokens; 1 to {MAX_CONTEXT} are possible");
             return Err(Error::InvalidArgument(what).into());
         }
-        debug_assert!(spec.hidden <= MAX_WIDTH);
         let weights = spec.weights().load(source)?;
         let mut rope_tables = Vec::with_capacity(spec.ropes.len());
         for rope in &spec.ropes {

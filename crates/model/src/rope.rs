@@ -3,7 +3,7 @@
 //! A head's first `rotary_dim` dimensions are rotated in pairs `(i, i + rotary_dim / 2)` by `position * inv_freq[i]`.
 //! Kinds and their formulas are those of transformers' `modeling_rope_utils.py`, computed in f32 in the same order;
 //! powers, sines and cosines come from `libm` in f64, so that tables have the same bits on every machine.
-//! Next in the flow: weights.rs.
+//! Next in the flow: tensors.rs.
 
 use serde_json::{Map, Value};
 
@@ -92,8 +92,9 @@ struct Base<'a> {
     yarn_is_longrope: bool,
 }
 
-/// Longest name of an object of parameters, for its path.
+/// The object of parameters as transformers 4 writes it.
 const OLD: &str = "rope_scaling";
+/// And as transformers 5 does.
 const NEW: &str = "rope_parameters";
 
 impl Base<'_> {
@@ -115,7 +116,7 @@ impl Base<'_> {
     fn by_window(&self, layer_type: &str) -> Result<Rope> {
         let is_full = layer_type == "full_attention";
         let theta = if is_full { "rope_theta" } else { "rope_local_base_freq" };
-        if let Some(old) = self.fields.object(OLD)?.filter(|_| is_full) {
+        if let Some(old) = self.fields.object(OLD)?.filter(|object| is_full && !object.is_empty()) {
             return self.rope(OLD, Some(old), theta);
         }
         let Some(both) = self.fields.object(NEW)? else { return self.rope(NEW, None, theta) };
