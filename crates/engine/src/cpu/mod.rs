@@ -1,0 +1,8 @@
+//! Models on the CPU.
+
+mod backend;
+mod decoder;
+mod source;
+
+pub use backend::{Cpu, CpuCache, CpuLinear};
+pub use decoder::{CpuDecoder, CpuOptions, DEFAULT_POSITIONS, LoadReport, read_spec};

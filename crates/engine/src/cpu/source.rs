@@ -1,0 +1,105 @@
+//! A store as a [`Source`] of weights. Every tensor is checked against the headers before any is read; then matrices
+//! load together, on all cores. Next in the flow: backend.rs.
+
+use std::collections::HashMap;
+
+use netweight_layout::{Layout, Matrix};
+use netweight_model::{Kind, Source, Spec, Tensor, Transform};
+
+use super::backend::CpuLinear;
+use crate::load::{MatrixRequest, check_vector, checked_entry, layout_for, load_matrices, load_vector};
+use crate::store::Store;
+use crate::{Error, Interrupt, Result};
+
+/// Weights on their way into a model.
+pub struct CpuSource<'a> {
+    store: &'a Store,
+    matrices: HashMap<String, Matrix>,
+}
+
+impl<'a> CpuSource<'a> {
+    /// Checks that `store` has every tensor of `spec`, of the right shape and a dtype that can be run.
+    ///
+    /// # Errors
+    /// `File`, naming the tensor.
+    pub fn check(store: &Store, spec: &Spec) -> Result<()> {
+        for tensor in spec.tensors() {
+            if tensor.kind == Kind::Vector {
+                check_vector(store, name_in(store, &tensor), tensor.rows)?;
+            } else {
+                layout_for(checked_entry(store, &request(store, &tensor))?, Layout::Bf16)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads every matrix of `spec`, in `layout` where its dtype can be had in it.
+    ///
+    /// # Errors
+    /// `File`, `InvalidArgument`, `Interrupted`: see [`load_matrices`].
+    pub fn load(
+        store: &'a Store,
+        spec: &Spec,
+        layout: Layout,
+        n_threads: usize,
+        interrupt: &Interrupt,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<CpuSource<'a>> {
+        let matrices = spec.tensors().filter(|tensor| tensor.kind != Kind::Vector);
+        let requests: Vec<MatrixRequest> = matrices.map(|tensor| request(store, &tensor)).collect();
+        let loaded = load_matrices(store, &requests, layout, n_threads, interrupt, progress)?;
+        let matrices = requests.into_iter().map(|request| request.name).zip(loaded).collect();
+        Ok(CpuSource { store, matrices })
+    }
+
+    /// Bytes of all matrices that have not been taken yet.
+    pub fn matrix_bytes(&self) -> u64 {
+        self.matrices.values().map(|matrix| matrix.len_bytes() as u64).sum()
+    }
+
+    /// Weights of all matrices that have not been taken yet.
+    pub fn n_weights(&self) -> u64 {
+        self.matrices.values().map(|matrix| (matrix.rows() * matrix.cols()) as u64).sum()
+    }
+
+    /// Layouts of the matrices and the weights in each, by name.
+    pub fn layouts(&self) -> Vec<(Layout, u64)> {
+        let count = |layout: Layout| {
+            let weights = self.matrices.values().filter(|matrix| matrix.layout() == layout);
+            (layout, weights.map(|matrix| (matrix.rows() * matrix.cols()) as u64).sum())
+        };
+        Layout::all().map(count).filter(|&(_, n_weights)| n_weights > 0).collect()
+    }
+}
+
+/// The first of the tensor's names that the store knows; the usual one where it knows none.
+fn name_in<'t>(store: &Store, tensor: &'t Tensor) -> &'t str {
+    tensor.names.iter().find(|name| store.tensor(name).is_some()).map_or(tensor.name(), String::as_str)
+}
+
+fn request(store: &Store, tensor: &Tensor) -> MatrixRequest {
+    MatrixRequest { name: name_in(store, tensor).to_owned(), rows: tensor.rows, cols: tensor.cols }
+}
+
+impl Source for CpuSource<'_> {
+    type Linear = CpuLinear;
+    type Vector = Vec<f32>;
+    type Error = Error;
+
+    fn linear(&mut self, tensor: &Tensor) -> Result<CpuLinear> {
+        let name = name_in(self.store, tensor);
+        let matrix = self.matrices.remove(name);
+        let matrix = matrix.ok_or_else(|| Error::invalid(format!("{name:?} is asked for twice")))?;
+        let bias = tensor.bias.as_deref().map(|bias| self.vector(bias)).transpose()?;
+        Ok(CpuLinear { matrix, bias })
+    }
+
+    fn vector(&mut self, tensor: &Tensor) -> Result<Vec<f32>> {
+        let mut values = load_vector(self.store, name_in(self.store, tensor), tensor.rows)?;
+        match tensor.transform {
+            Transform::None => (),
+            Transform::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
+        }
+        Ok(values)
+    }
+}

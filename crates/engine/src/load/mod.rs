@@ -1,0 +1,7 @@
+//! Weights from a store: matrices in their resident layout, vectors as f32.
+
+mod transcode;
+mod vectors;
+
+pub use transcode::{MatrixRequest, checked_entry, layout_for, load_matrices};
+pub use vectors::{check_vector, load_vector};

@@ -1,0 +1,266 @@
+//! Weight matrices from a store to their resident layout, all cores at work. Goes in: names and shapes. Comes out: a
+//! [`Matrix`] each. Next in the flow: ../cpu/mod.rs, which multiplies with them.
+//!
+//! The work is cut into runs of neighbouring groups. A thread claims a run, reads (and decodes) its rows, encodes each
+//! group, and appends it to the memory of its matrix, which was reserved for the largest that the groups can be: pages
+//! that are not needed are never touched. So what is resident at any moment is the groups so far and a few MiB a thread.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::{bf16, f16};
+use netweight_container::{Context, Entry, Error as FileError};
+use netweight_layout::{AlignedBytes, Geometry, Layout, Matrix, encode_group};
+use netweight_tensor::Dtype;
+
+use crate::store::Store;
+use crate::{Error, Interrupt, Result};
+
+/// Source bytes that a thread reads at once, about.
+const RUN_BYTES: usize = 8 << 20;
+
+/// A matrix to be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatrixRequest {
+    /// The tensor's name in the store.
+    pub name: String,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+}
+
+/// The layout for a tensor: `wanted` where its dtype can be had in it, else the raw layout of the dtype.
+///
+/// # Errors
+/// `File` where no layout takes the dtype.
+pub fn layout_for(entry: &Entry, wanted: Layout) -> Result<Layout> {
+    let raw = match entry.dtype_name.as_str() {
+        "BF16" => Layout::Bf16,
+        "F16" => Layout::F16,
+        "F32" => Layout::F32,
+        other => {
+            let what = format!("weights of dtype {other} cannot be run; BF16, F16 and F32 can");
+            return Err(FileError::unsupported(what).in_tensor(&entry.name).into());
+        }
+    };
+    let takes = wanted == Layout::F32 || wanted.source_dtype() == raw.source_dtype();
+    Ok(if takes { wanted } else { raw })
+}
+
+/// One run of groups of one matrix.
+struct Run {
+    matrix_idx: usize,
+    groups: Range<usize>,
+}
+
+/// A matrix that is being filled.
+struct Slot<'a> {
+    rest: Mutex<(&'a mut [u8], Vec<Range<usize>>, bool)>, // free bytes; (n_groups,) where each lies; whether they sufficed
+    geometry: Geometry,
+    len: usize,
+}
+
+/// Loads matrices, in the order of `requests`, on `n_threads` threads. `progress` hears of source bytes done.
+///
+/// # Errors
+/// `File` where a tensor is missing, of another shape, of a dtype that cannot be run, or cannot be read;
+/// `InvalidArgument` where memory is short; `Interrupted`.
+pub fn load_matrices(
+    store: &Store,
+    requests: &[MatrixRequest],
+    wanted: Layout,
+    n_threads: usize,
+    interrupt: &Interrupt,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Matrix>> {
+    let layouts = requests.iter().map(|request| layout_for(checked_entry(store, request)?, wanted));
+    let mut layouts = layouts.collect::<Result<Vec<Layout>>>()?;
+    let mut loaded: Vec<Option<Matrix>> = requests.iter().map(|_| None).collect();
+    // A second round only where an exact layout did not suit: weights like noise.
+    while loaded.iter().any(Option::is_none) {
+        let missing: Vec<usize> = (0..requests.len()).filter(|&idx| loaded[idx].is_none()).collect();
+        let round: Vec<(&MatrixRequest, Layout)> = missing.iter().map(|&idx| (&requests[idx], layouts[idx])).collect();
+        let found = load_round(store, &round, n_threads, interrupt, progress)?;
+        for (&idx, matrix) in missing.iter().zip(found) {
+            layouts[idx] = Layout::Bf16;
+            loaded[idx] = matrix;
+        }
+    }
+    Ok(loaded.into_iter().flatten().collect())
+}
+
+/// The tensor, whose shape is what was asked for.
+pub fn checked_entry<'a>(store: &'a Store, request: &MatrixRequest) -> Result<&'a Entry> {
+    let missing = || FileError::invalid("the model needs this tensor, which is missing").in_tensor(&request.name);
+    let entry = store.tensor(&request.name).ok_or_else(|| missing().in_file(store.path()))?;
+    if entry.shape != [request.rows as u64, request.cols as u64] {
+        let (rows, cols) = (request.rows, request.cols);
+        let what = format!("its shape is {:?}, but the config asks for [{rows}, {cols}]", entry.shape);
+        return Err(FileError::invalid(what).in_tensor(&request.name).in_file(store.path()).into());
+    }
+    Ok(entry)
+}
+
+/// Loads each matrix in its layout; `None` where that would take more bytes than the raw one.
+fn load_round(
+    store: &Store,
+    round: &[(&MatrixRequest, Layout)],
+    n_threads: usize,
+    interrupt: &Interrupt,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Option<Matrix>>> {
+    let geometries = round.iter().map(|&(request, layout)| {
+        Geometry::new(layout, request.rows, request.cols)
+            .map_err(|error| FileError::invalid(error.to_string()).in_tensor(&request.name).into())
+    });
+    let geometries = geometries.collect::<Result<Vec<Geometry>>>()?;
+    let reserve = |geometry: &Geometry| {
+        AlignedBytes::zeroed(most_bytes(geometry))
+            .map_err(|error| Error::invalid(format!("memory for the weights: {error}")))
+    };
+    let mut memories = geometries.iter().map(reserve).collect::<Result<Vec<AlignedBytes>>>()?;
+    let slots: Vec<Slot<'_>> =
+        memories.iter_mut().zip(&geometries).map(|(memory, &geometry)| Slot::new(memory, geometry)).collect();
+    let runs = cut(&geometries);
+    let (next, first_error) = (AtomicUsize::new(0), Mutex::new(None));
+    std::thread::scope(|scope| {
+        let work = || {
+            let mut worker = Worker::default();
+            while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let done = interrupt.check().and_then(|()| worker.run(store, round[run.matrix_idx].0, run, &slots));
+                match done {
+                    Ok(n_bytes) => progress(n_bytes),
+                    Err(error) => {
+                        next.store(runs.len(), Ordering::Relaxed);
+                        first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    }
+                }
+            }
+        };
+        (1..n_threads.min(runs.len())).for_each(|_| _ = scope.spawn(work));
+        work();
+    });
+    if let Some(error) = first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    let places: Vec<(Vec<Range<usize>>, bool)> = slots.into_iter().map(Slot::finish).collect();
+    let filled = memories.into_iter().zip(places).zip(geometries).zip(round);
+    filled
+        .map(|(((memory, (groups, fits)), geometry), (request, _))| build(memory, groups, fits, &geometry, request))
+        .collect()
+}
+
+/// The matrix whose groups lie in `memory`; `None` where they did not all fit.
+fn build(
+    memory: AlignedBytes,
+    groups: Vec<Range<usize>>,
+    fits: bool,
+    geometry: &Geometry,
+    request: &MatrixRequest,
+) -> Result<Option<Matrix>> {
+    if !fits {
+        return Ok(None);
+    }
+    let matrix = Matrix::new(geometry.layout(), geometry.rows(), geometry.cols(), Arc::new(memory), groups);
+    matrix.map(Some).map_err(|error| FileError::corrupt(error.to_string()).in_tensor(&request.name).into())
+}
+
+/// An exact layout may take as many bytes as raw bf16 and its group headers; a raw one takes exactly those.
+fn most_bytes(geometry: &Geometry) -> usize {
+    let raw_cell =
+        if geometry.layout().has_palette() { Layout::Bf16.cell_bytes() } else { geometry.layout().cell_bytes() };
+    geometry.n_tiles() * geometry.n_cells() * raw_cell
+        + geometry.n_groups() * (64 + 8 * geometry.tiles_per_group() + 256)
+}
+
+fn cut(geometries: &[Geometry]) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for (matrix_idx, geometry) in geometries.iter().enumerate() {
+        let group_bytes = geometry.group_source(0).len();
+        let n_groups = (RUN_BYTES / group_bytes.max(1)).max(1);
+        let starts = (0..geometry.n_groups()).step_by(n_groups);
+        runs.extend(starts.map(|start| Run { matrix_idx, groups: start..(start + n_groups).min(geometry.n_groups()) }));
+    }
+    runs
+}
+
+impl<'a> Slot<'a> {
+    fn new(memory: &'a mut AlignedBytes, geometry: Geometry) -> Slot<'a> {
+        let len = memory.len();
+        Slot { rest: Mutex::new((memory, vec![0..0; geometry.n_groups()], true)), geometry, len }
+    }
+
+    /// Takes room for a group; `None` where there is none left.
+    fn take(&self, group_idx: usize, len: usize) -> Option<&'a mut [u8]> {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (free, groups, fits) = &mut *rest;
+        if len > free.len() {
+            *fits = false;
+            return None;
+        }
+        let begin = self.len - free.len();
+        groups[group_idx] = begin..begin + len;
+        let (taken, left) = std::mem::take(free).split_at_mut(len);
+        *free = left;
+        Some(taken)
+    }
+
+    fn finish(self) -> (Vec<Range<usize>>, bool) {
+        let (_, groups, fits) = self.rest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (groups, fits)
+    }
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Worker {
+    source: Vec<u8>,
+    widened: Vec<u8>,
+    group: Vec<u8>,
+}
+
+impl Worker {
+    /// Gives the source bytes it went through.
+    fn run(&mut self, store: &Store, request: &MatrixRequest, run: &Run, slots: &[Slot<'_>]) -> Result<u64> {
+        let slot = &slots[run.matrix_idx];
+        let (geometry, entry) = (slot.geometry, checked_entry(store, request)?);
+        let row_bytes = geometry.cols() * entry.dtype.element_bytes();
+        let first_row = geometry.group_rows(run.groups.start).start;
+        let n_rows = geometry.group_rows(run.groups.end - 1).end - first_row;
+        self.source.resize(n_rows * row_bytes, 0);
+        store.read(&request.name, (first_row * row_bytes) as u64, &mut self.source)?;
+        for group_idx in run.groups.clone() {
+            let rows = geometry.group_rows(group_idx);
+            let source = &self.source[(rows.start - first_row) * row_bytes..(rows.end - first_row) * row_bytes];
+            let source = if entry.dtype == geometry.layout().source_dtype() {
+                source
+            } else {
+                widen(entry.dtype, source, &mut self.widened);
+                &self.widened
+            };
+            encode_group(geometry.layout(), geometry.cols(), rows.len(), source, &mut self.group)
+                .map_err(|error| FileError::invalid(error.to_string()))
+                .in_tensor(&request.name)?;
+            let Some(place) = slot.take(group_idx, self.group.len()) else { break };
+            place.copy_from_slice(&self.group);
+        }
+        Ok(self.source.len() as u64)
+    }
+}
+
+/// Little-endian elements as f32 bytes.
+fn widen(dtype: Dtype, source: &[u8], widened: &mut Vec<u8>) {
+    widened.clear();
+    for_each_f32(dtype, source, |value| widened.extend_from_slice(&value.to_le_bytes()));
+}
+
+/// Calls `each` with every element of `source`, little-endian BF16, F16 or F32.
+pub(crate) fn for_each_f32(dtype: Dtype, source: &[u8], mut each: impl FnMut(f32)) {
+    match dtype.name() {
+        "BF16" => source.as_chunks::<2>().0.iter().for_each(|&bytes| each(bf16::from_le_bytes(bytes).to_f32())),
+        "F16" => source.as_chunks::<2>().0.iter().for_each(|&bytes| each(f16::from_le_bytes(bytes).to_f32())),
+        _ => source.as_chunks::<4>().0.iter().for_each(|&bytes| each(f32::from_le_bytes(bytes))),
+    }
+}
