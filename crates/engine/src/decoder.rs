@@ -1,0 +1,67 @@
+//! What the text side asks of a model: tokens and their places go in, logits come out. Next in the flow:
+//! generate/mod.rs.
+
+use crate::{Interrupt, Result};
+
+/// Where a token stands: in which sequence, and at which position of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index of the sequence in the cache.
+    pub slot: usize,
+    /// Position in that sequence, from 0.
+    pub position: usize,
+}
+
+/// Tokens that run together.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32], // (n_tokens)
+    /// Where each stands. Positions of a slot ascend without gaps and may go back to any that was written before:
+    /// from there on the cache is written anew.
+    pub places: &'a [Place], // (n_tokens)
+    /// Which of the tokens to compute logits for, ascending indices into `tokens`.
+    pub logits_for: &'a [usize], // (n_wanted)
+}
+
+/// A model that predicts the next token, with its cache of what it has read.
+pub trait Decoder {
+    /// Tokens that the model knows; logits have this many columns.
+    fn vocab_size(&self) -> usize;
+
+    /// Tokens that fit into one slot's cache.
+    fn max_positions(&self) -> usize;
+
+    /// Largest number of tokens in a batch, at least 1.
+    fn max_batch_tokens(&self) -> usize;
+
+    /// Runs a batch, writes its keys and values into the cache and the wanted logits into `logits`.
+    /// Polls `interrupt` at least every 100 ms.
+    ///
+    /// # Errors
+    /// `Interrupted`: the cache beyond the batch's first position of each slot is then undefined. `Backend`.
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        interrupt: &Interrupt,
+        logits: &mut [f32], // (n_wanted, vocab_size)
+    ) -> Result<()>;
+}
+
+impl<D: Decoder + ?Sized> Decoder for &mut D {
+    fn vocab_size(&self) -> usize {
+        (**self).vocab_size()
+    }
+
+    fn max_positions(&self) -> usize {
+        (**self).max_positions()
+    }
+
+    fn max_batch_tokens(&self) -> usize {
+        (**self).max_batch_tokens()
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<()> {
+        (**self).forward(batch, interrupt, logits)
+    }
+}

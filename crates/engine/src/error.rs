@@ -1,0 +1,59 @@
+//! What can go wrong between a model's files and its answer: one enum, with the kinds that a caller can act on.
+
+use std::borrow::Cow;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file is missing, broken or of an unknown kind; the error inside names it.
+    #[error(transparent)]
+    File(#[from] netweight_container::Error),
+    /// The config is not that of a model that can be run, or a batch does not fit the model.
+    #[error(transparent)]
+    Config(#[from] netweight_model::Error),
+    /// The caller asked for something that cannot be done.
+    #[error("{0}")]
+    InvalidArgument(Cow<'static, str>),
+    /// The chat template refused these messages, for example a system message where the model knows none.
+    #[error("the model's chat template refuses these messages: {0}")]
+    Refused(String),
+    /// The chat template is broken, or uses what is not supported.
+    #[error("the model's chat template cannot be used: {0}")]
+    Template(String),
+    /// The prompt does not fit into the context. Nothing was run.
+    #[error("the prompt has {n_tokens} tokens, but only {n_fit} fit into the context")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        n_tokens: usize,
+        /// Tokens that fit.
+        n_fit: usize,
+    },
+    /// A token id beyond the model's vocabulary.
+    #[error("token {id} is beyond the model's vocabulary of {vocab_size} tokens")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Tokens that the model knows.
+        vocab_size: usize,
+    },
+    /// The model computed a logit that is NaN or +Inf, or no token at all is possible.
+    #[error("the model's logits are not usable: {0}")]
+    Logits(&'static str),
+    /// [`Interrupt`](crate::Interrupt) was set while the model ran.
+    #[error("interrupted")]
+    Interrupted,
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// An [`Error::InvalidArgument`].
+    pub fn invalid(what: impl Into<Cow<'static, str>>) -> Error {
+        Error::InvalidArgument(what.into())
+    }
+}
