@@ -113,7 +113,8 @@ impl Attention {
     }
 }
 
-/// The feed-forward part of a layer: `down(activation(gate x) * up x)`, once or for the experts that a token is sent to.
+/// The feed-forward part of a layer: `down(activation(gate x) * up x)`, once, or a weighted sum over the experts that a
+/// token is sent to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mlp {
     /// One for all tokens.
