@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValue;
 use clap::{Parser, Subcommand, ValueEnum};
 use netweight_container::FORMAT;
-use netweight_pack::Level;
+use netweight_pack::{Layout, Level};
 use netweight_synth::{Kind, Shapes};
 
 use crate::units::grouped;
@@ -89,6 +89,24 @@ impl ValueEnum for LevelArg {
         let help = match self.0 {
             Level::Default => "fastest",
             Level::Max => "a little smaller, slower to write and to read",
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
+    }
+}
+
+/// `--resident`
+#[derive(Clone, Copy, Debug)]
+pub struct ResidentArg(pub Layout);
+
+impl ValueEnum for ResidentArg {
+    fn value_variants<'a>() -> &'a [ResidentArg] {
+        &[ResidentArg(Layout::Exact11), ResidentArg(Layout::Exact12)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            Layout::Exact11 => "some 11.2 bits a weight",
+            _ => "some 12.1 bits a weight, less work to multiply with",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
     }

@@ -25,6 +25,29 @@ fn folder_there_and_back() {
 }
 
 #[test]
+fn resident_there_and_back() {
+    for layout in ["exact11", "exact12"] {
+        let work = scratch();
+        let (archive, back) = (work.path().join("archive"), work.path().join("back"));
+        let said = run(args!["compress", bookworm(), "-o", archive, "--resident", layout]).ok().stdout;
+        assert!(said.contains(layout), "{said}");
+        run(args!["verify", archive, "--against", bookworm()]).ok();
+        run(args!["restore", archive, "-o", back]).ok();
+        assert_eq!(digests(&bookworm()), digests(&back));
+        let shown = run(args!["inspect", archive, "--all"]).ok().stdout;
+        assert!(shown.contains(&format!("level default, resident {layout}")), "{shown}");
+        let found = run(args!["inspect", archive, "--no-bounds", "--json"]).ok().json();
+        assert_eq!(found["resident"], layout);
+        let tensors = found["tensors"].as_array().expect("tensors");
+        let layout_of = |name: &str| &tensors.iter().find(|tensor| tensor["name"] == name).expect(name)["layout"];
+        assert_eq!(layout_of("model.layers.0.mlp.down_proj.weight"), layout);
+        assert!(layout_of("model.norm.weight").is_null());
+    }
+    let refused = run(args!["compress", bookworm(), "-o", "never", "--resident", "bf16"]);
+    assert!(refused.code(2).stderr.contains("exact11"), "a layout that archives do not have");
+}
+
+#[test]
 fn file_there_and_back() {
     let work = scratch();
     let source = bookworm().join("model.safetensors");

@@ -36,6 +36,11 @@ impl InputFile {
         &self.path
     }
 
+    /// The file itself.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Size in bytes when opened.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes

@@ -14,7 +14,7 @@
 //! assert_eq!(header.tensors[0].name, "w");
 //! # Ok::<(), netweight_container::Error>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod archive_header;
 mod atomic;
@@ -25,6 +25,11 @@ mod folder;
 mod header;
 mod input;
 mod manifest;
+
+// Maps files; says why its `unsafe` is sound.
+#[allow(unsafe_code)]
+mod mapped;
+
 mod payload;
 mod staging;
 
@@ -38,8 +43,10 @@ pub use error::{Context, Error, ErrorKind, Place, Result};
 pub use folder::{FOLDER_MANIFEST_NAME, FolderFile, FolderManifest, check_relative_path, join_without_links};
 pub use header::{Entry, Header, MAX_HEADER_BYTES};
 pub use input::InputFile;
-pub use manifest::{FORMAT, Manifest, Mode, Original, SameAs, check_format_mark};
+pub use manifest::{FORMAT, Manifest, Mode, Original, Resident, SameAs, check_format_mark};
+pub use mapped::MappedFile;
 pub use payload::{
-    ALIGNMENT, ChunkRef, check_padding, directory_bytes, encode_directory, n_chunks, padded, read_directory,
+    ALIGNMENT, ChunkRef, check_padding, chunks_offset, directory_bytes, encode_directory, n_chunks, padded,
+    read_directory,
 };
 pub use staging::{Staging, foreign_entry};

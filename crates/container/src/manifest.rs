@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Digest, Error, MAX_HEADER_BYTES, Result};
 
@@ -26,6 +26,8 @@ const MAX_PREALLOC_BYTES: u64 = 1 << 20;
 pub enum Mode {
     /// A payload for each tensor, the header beside them.
     Tensors,
+    /// As `Tensors`, and some tensors lie in a resident layout.
+    Resident,
     /// One payload for the whole file.
     Opaque,
 }
@@ -51,6 +53,15 @@ pub struct SameAs {
     pub shard: Option<String>,
 }
 
+/// The tensors whose payloads are groups of a resident layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resident {
+    /// Name of the layout; which there are is not known here.
+    pub layout: String,
+    /// Their names, in offset order.
+    pub tensors: Vec<String>,
+}
+
 /// The manifest of an archive shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -66,6 +77,8 @@ pub struct Manifest {
     pub original: Original,
     /// Tensors without payload of their own.
     pub same_as: BTreeMap<String, SameAs>,
+    /// Tensors in a resident layout; there in mode `resident` and in no other.
+    pub resident: Option<Resident>,
     /// The original's header bytes with their 8-byte length; empty in mode `opaque`.
     pub header: Vec<u8>,
 }
@@ -84,6 +97,12 @@ struct Json {
     chunk_bytes: u64,
     original: Original,
     same_as: BTreeMap<String, SameAs>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
+    resident: Option<Resident>,
+}
+
+fn not_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Resident>, D::Error> {
+    Resident::deserialize(from).map(Some)
 }
 
 impl Manifest {
@@ -100,12 +119,13 @@ impl Manifest {
             chunk_bytes: self.chunk_bytes,
             original: self.original.clone(),
             same_as: self.same_as.clone(),
+            resident: self.resident.clone(),
         };
         let json = serde_json::to_vec(&json).map_err(|error| Error::invalid(error.to_string()))?;
         let json_len = u32::try_from(json.len()).map_err(|_| Error::invalid("the manifest is too long"))?;
         let mut body = json_len.to_le_bytes().to_vec();
         body.extend_from_slice(&json);
-        if self.mode == Mode::Tensors {
+        if self.mode != Mode::Opaque {
             body.extend_from_slice(&deflate(&self.header));
         }
         Ok(body)
@@ -147,7 +167,7 @@ impl Manifest {
 
 impl Json {
     fn checked(self, header_zlib: &[u8]) -> Result<Manifest> {
-        let Json { writer, level, mode, chunk_bytes, original, same_as, .. } = self;
+        let Json { writer, level, mode, chunk_bytes, original, same_as, resident, .. } = self;
         let sizes_hold = chunk_bytes.is_power_of_two()
             && (MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes)
             && original.header_bytes <= MAX_HEADER_BYTES + 8
@@ -156,15 +176,19 @@ impl Json {
             return Err(Error::corrupt("a size in the manifest is out of range"));
         }
         let header = match mode {
-            Mode::Tensors => inflate(header_zlib, original.header_bytes)?,
+            Mode::Tensors | Mode::Resident => inflate(header_zlib, original.header_bytes)?,
             Mode::Opaque if header_zlib.is_empty() && same_as.is_empty() => Vec::new(),
             Mode::Opaque => return Err(Error::corrupt("an opaque manifest with a header or ties")),
         };
+        let is_resident = resident.as_ref().map(|resident| !resident.tensors.is_empty());
+        if is_resident != (mode == Mode::Resident).then_some(true) {
+            return Err(Error::corrupt("the mode and the list of resident tensors do not agree"));
+        }
         let names = same_as.values().filter_map(|same| same.shard.as_deref());
         if names.into_iter().any(|shard| !is_file_name(shard)) {
             return Err(Error::corrupt("a sibling shard that is not a file name"));
         }
-        Ok(Manifest { writer, level, mode, chunk_bytes, original, same_as, header })
+        Ok(Manifest { writer, level, mode, chunk_bytes, original, same_as, resident, header })
     }
 }
 

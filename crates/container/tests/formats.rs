@@ -2,7 +2,7 @@
 
 use netweight_container::{
     ArchiveHeader, AtomicFile, Digest, ErrorKind, FileKind, FolderFile, FolderManifest, Header, Manifest, Mode,
-    Original, SameAs, check_format_shown, check_relative_path,
+    Original, Resident, SameAs, check_format_shown, check_relative_path,
 };
 
 #[test]
@@ -45,6 +45,7 @@ fn manifest() -> Manifest {
         chunk_bytes: 4096,
         original: Original { bytes: 10, sha256: Digest::of(&[b"x"]), header_bytes: 10 },
         same_as: [("a".to_owned(), same)].into(),
+        resident: None,
         header: b"0123456789".to_vec(),
     }
 }
@@ -74,6 +75,14 @@ fn manifests() {
     check(&|manifest| manifest.original.header_bytes = 11, corrupt);
     check(&|manifest| manifest.mode = Mode::Opaque, corrupt);
     check(&|manifest| manifest.header.clear(), corrupt);
+    let resident = |tensors: &[&str]| {
+        let tensors = tensors.iter().map(|&name| name.to_owned()).collect();
+        Some(Resident { layout: "any".to_owned(), tensors })
+    };
+    check(&|manifest| (manifest.mode, manifest.resident) = (Mode::Resident, resident(&["w"])), None);
+    check(&|manifest| (manifest.mode, manifest.resident) = (Mode::Resident, resident(&[])), corrupt);
+    check(&|manifest| manifest.resident = resident(&["w"]), corrupt);
+    check(&|manifest| manifest.mode = Mode::Resident, corrupt);
     for shard in ["", "..", "a/b", "/a", "a\\b"] {
         let change = |manifest: &mut Manifest| manifest.same_as.get_mut("a").unwrap().shard = Some(shard.to_owned());
         check(&change, corrupt);

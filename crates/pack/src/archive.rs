@@ -118,7 +118,7 @@ impl ArchiveShard {
             parts.push(Part { start: 0, len_bytes: header_bytes, chunk_bytes, home: None });
             for (tensor_idx, entry) in file.original.tensors.iter().enumerate() {
                 let home = home(&file, path, tensor_idx, entry, siblings).in_tensor(&entry.name).in_file(path)?;
-                let chunk_bytes = home.0.manifest.chunk_bytes;
+                let chunk_bytes = home.0.payloads[home.1].chunk_bytes;
                 let start = header_bytes + entry.start;
                 parts.push(Part { start, len_bytes: entry.len_bytes(), chunk_bytes, home: Some(home) });
             }
@@ -258,11 +258,11 @@ impl ArchiveShard {
             let n = (chunk_len - from).min(dst.len() - done);
             let (chunk, slice) = (payload.chunks[chunk_idx], &mut dst[done..done + n]);
             if n == chunk_len {
-                chunk::decode(worker, &file.input, chunk, payload.dtype, slice)?;
+                chunk::decode(worker, &file.input, chunk, &payload.coding, slice)?;
             } else {
                 let mut raw = std::mem::take(&mut worker.raw);
                 raw.resize(chunk_len, 0);
-                let decoded = chunk::decode(worker, &file.input, chunk, payload.dtype, &mut raw);
+                let decoded = chunk::decode(worker, &file.input, chunk, &payload.coding, &mut raw);
                 decoded.map(|()| slice.copy_from_slice(&raw[from..from + n]))?;
                 worker.raw = raw;
             }

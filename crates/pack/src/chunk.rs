@@ -1,9 +1,10 @@
-//! One chunk at a time: the binding between the container's bytes and the codec.
+//! One chunk at a time: the binding between the container's bytes and what codes them.
 
 use netweight_codec::{ChunkInfo, checksum};
 use netweight_container::{ChunkRef, Error, InputFile, Result};
-use netweight_tensor::Dtype;
 
+use crate::coding::Coding;
+use crate::resident;
 use crate::workers::Worker;
 
 /// A chunk that was encoded, or the empty place of one.
@@ -11,19 +12,33 @@ use crate::workers::Worker;
 pub(crate) struct CodedChunk {
     pub(crate) bytes: Vec<u8>,
     pub(crate) crc: u64,
-    pub(crate) info: Option<ChunkInfo>,
+    /// How it is coded, in words; empty in the place of none.
+    pub(crate) label: String,
 }
 
 /// Encodes `raw` into `coded`; with `check`, decodes it again and compares.
-pub(crate) fn encode(worker: &mut Worker, dtype: Dtype, raw: &[u8], check: bool, coded: &mut CodedChunk) -> Result<()> {
+pub(crate) fn encode(
+    worker: &mut Worker,
+    coding: &Coding,
+    raw: &[u8],
+    check: bool,
+    coded: &mut CodedChunk,
+) -> Result<()> {
     coded.bytes.clear();
-    worker.encoder.encode_chunk(dtype, raw, &mut coded.bytes).map_err(codec_error)?;
+    match coding {
+        Coding::Chunks(dtype) => {
+            worker.encoder.encode_chunk(*dtype, raw, &mut coded.bytes).map_err(codec_error)?;
+        }
+        Coding::Groups(geometry) => resident::encode(geometry, raw, &mut coded.bytes)?,
+    }
     coded.crc = checksum(&coded.bytes);
-    coded.info = Some(netweight_codec::describe_chunk(dtype, &coded.bytes).map_err(codec_error)?);
+    coded.label = label(coding, &coded.bytes)?;
     if check {
-        worker.raw.resize(raw.len(), 0);
-        let decoded = worker.decoder.decode_chunk(dtype, &coded.bytes, &mut worker.raw);
-        if decoded.is_err() || worker.raw != raw {
+        let mut decoded = std::mem::take(&mut worker.raw);
+        decoded.resize(raw.len(), 0);
+        let is_same = decode_bytes(worker, coding, &coded.bytes, &mut decoded).is_ok() && decoded == raw;
+        worker.raw = decoded;
+        if !is_same {
             return Err(Error::corrupt(
                 "a chunk does not decode to what was encoded: faulty memory, or a bug; nothing was written over",
             ));
@@ -48,16 +63,31 @@ pub(crate) fn decode(
     worker: &mut Worker,
     input: &InputFile,
     chunk: ChunkRef,
-    dtype: Dtype,
+    coding: &Coding,
     dst: &mut [u8],
 ) -> Result<()> {
     read(worker, input, chunk)?;
-    let decoded = worker.decoder.decode_chunk(dtype, &worker.chunk, dst);
-    decoded.map_err(|error| codec_error(error).in_file(input.path()).at_offset(chunk.offset))
+    let bytes = std::mem::take(&mut worker.chunk);
+    let decoded = decode_bytes(worker, coding, &bytes, dst);
+    worker.chunk = bytes;
+    decoded.map_err(|error| error.in_file(input.path()).at_offset(chunk.offset))
+}
+
+/// Reads and checks the chunk and says how it is coded.
+pub(crate) fn describe(worker: &mut Worker, input: &InputFile, chunk: ChunkRef, coding: &Coding) -> Result<String> {
+    read(worker, input, chunk)?;
+    label(coding, &worker.chunk).map_err(|error| error.in_file(input.path()).at_offset(chunk.offset))
+}
+
+fn decode_bytes(worker: &mut Worker, coding: &Coding, bytes: &[u8], dst: &mut [u8]) -> Result<()> {
+    match coding {
+        Coding::Chunks(dtype) => worker.decoder.decode_chunk(*dtype, bytes, dst).map_err(codec_error),
+        Coding::Groups(geometry) => resident::decode(geometry, bytes, dst),
+    }
 }
 
 /// The codec's error as the container's.
-pub(crate) fn codec_error(error: netweight_codec::Error) -> Error {
+fn codec_error(error: netweight_codec::Error) -> Error {
     match error {
         netweight_codec::Error::Truncated { expected, actual } => Error::truncated(expected as u64, actual as u64),
         netweight_codec::Error::Corrupt(what) => Error::corrupt(what),
@@ -67,8 +97,19 @@ pub(crate) fn codec_error(error: netweight_codec::Error) -> Error {
     }
 }
 
-/// How a chunk is coded, in words: `half 6: raw + rans8`.
-pub(crate) fn label(info: &ChunkInfo) -> String {
+/// How a chunk is coded, in words: `half 6: raw + rans8`, or a layout's name.
+fn label(coding: &Coding, bytes: &[u8]) -> Result<String> {
+    match coding {
+        Coding::Chunks(dtype) => {
+            let info = netweight_codec::describe_chunk(*dtype, bytes).map_err(codec_error)?;
+            Ok(codec_label(&info))
+        }
+        Coding::Groups(geometry) => Ok(resident::check(geometry, bytes)?.layout().name().to_owned()),
+    }
+}
+
+/// `half 6: raw + rans8`
+fn codec_label(info: &ChunkInfo) -> String {
     let mut text = String::from(info.split);
     for (plane_idx, plane) in info.planes.iter().enumerate() {
         text.push_str(if plane_idx == 0 { ": " } else { " + " });

@@ -9,6 +9,7 @@ use netweight_container::{
     AtomicFile, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FileKind, FolderFile, FolderManifest, Header,
     InputFile, Mode, Result, SourceFile, Staging,
 };
+use netweight_layout::Layout;
 use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveShard};
@@ -18,13 +19,16 @@ use crate::shard_file::is_archive;
 use crate::ties::{SourceShard, Ties};
 use crate::verify::is_archive_of;
 use crate::workers::Workers;
-use crate::{FileReport, Progress, Report, WRITER, index, places, side};
+use crate::{FileReport, Progress, Report, WRITER, index, places, resident, side};
 
 /// How [`compress`] works.
 #[derive(Clone, Debug)]
 pub struct CompressOptions {
     /// How much time to spend on size.
     pub level: Level,
+    /// Layout in which bf16 weight matrices are stored, so that an engine multiplies with the file as it lies:
+    /// [`Layout::Exact11`] or [`Layout::Exact12`]. Larger than what `level` makes of them.
+    pub resident: Option<Layout>,
     /// Threads; 0 for as many as the machine runs at once. The archive does not depend on it.
     pub threads: usize,
     /// Replace what is at the destination.
@@ -35,7 +39,7 @@ pub struct CompressOptions {
 
 impl Default for CompressOptions {
     fn default() -> CompressOptions {
-        CompressOptions { level: Level::Default, threads: 0, force: false, check: true }
+        CompressOptions { level: Level::Default, resident: None, threads: 0, force: false, check: true }
     }
 }
 
@@ -52,6 +56,9 @@ pub fn compress(
     progress: &dyn Progress,
 ) -> Result<Report> {
     let begin = Instant::now();
+    if let Some(layout) = options.resident.filter(|&layout| !resident::is_for_archives(layout)) {
+        return Err(Error::invalid(format!("{} is no layout for archives: exact11 and exact12 are", layout.name())));
+    }
     let checkpoint = Checkpoint::discover(source)?;
     let shards = read_shards(&checkpoint)?;
     places::check_apart(source, destination)?;
@@ -108,6 +115,7 @@ struct Record<'a> {
     writer: &'a str,
     verb: &'a str,
     level: &'a str,
+    resident: Option<&'a str>,
     files: Vec<(&'a str, u64, u64)>, // relative path, bytes, time of last modification in ns
 }
 
@@ -139,7 +147,8 @@ impl Run<'_> {
     fn folder(&mut self, checkpoint: &Checkpoint, destination: &Path, outputs: &BTreeSet<String>) -> Result<()> {
         let files =
             checkpoint.files.iter().map(|file| (file.relative.as_str(), file.bytes, file.modified_ns)).collect();
-        let record = Record { writer: WRITER, verb: "compress", level: self.options.level.name(), files };
+        let (level, resident) = (self.options.level.name(), self.options.resident.map(Layout::name));
+        let record = Record { writer: WRITER, verb: "compress", level, resident, files };
         let record = serde_json::to_vec(&record).map_err(|error| Error::invalid(error.to_string()))?;
         let staging = Staging::open(destination, &record)?;
         let mut payload_bytes = BTreeMap::new();
@@ -191,6 +200,7 @@ impl Run<'_> {
             header_bytes: &header_bytes,
             same_as,
             level: self.options.level,
+            resident: self.options.resident,
             check: self.options.check,
         };
         let encoded = encode_shard(self.workers, &job, &out, self.progress)?;

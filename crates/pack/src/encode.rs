@@ -1,23 +1,27 @@
 //! One shard: its bytes in, an archive shard out. Chunks are encoded in parallel, batch by batch, while the
 //! original's SHA-256 is computed, the next batch is read and the one before is written.
+//!
+//! Modes are tried until one keeps the size promise: `resident` where it is asked for, `tensors`, `opaque`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netweight_codec::Level;
 use netweight_container::{
-    ArchiveHeader, AtomicFile, Context, Digest, Error, Header, InputFile, Manifest, Mode, OPAQUE_NAME, Original,
-    RESERVED_PREFIX, Result, SameAs,
+    ArchiveHeader, AtomicFile, Context, Digest, Entry, Error, Header, InputFile, Manifest, Mode, OPAQUE_NAME, Original,
+    RESERVED_PREFIX, Resident, Result, SameAs,
 };
+use netweight_layout::Layout;
 use netweight_tensor::Dtype;
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use crate::Progress;
 use crate::batch::{self, Batches, Piece, Span};
 use crate::chunk::{self, CodedChunk};
+use crate::coding::Coding;
 use crate::payload_writer::PayloadWriter;
 use crate::report::CoderUse;
 use crate::workers::Workers;
+use crate::{Progress, resident};
 
 /// What is to be encoded.
 pub(crate) struct Job<'a> {
@@ -26,6 +30,8 @@ pub(crate) struct Job<'a> {
     pub(crate) header_bytes: &'a [u8],
     pub(crate) same_as: BTreeMap<String, SameAs>,
     pub(crate) level: Level,
+    /// Layout for weight matrices; one that archives may use.
+    pub(crate) resident: Option<Layout>,
     pub(crate) check: bool,
 }
 
@@ -36,6 +42,7 @@ pub(crate) struct Encoded {
     pub(crate) n_tied: u64,
     pub(crate) archive_bytes: u64,
     pub(crate) payload_bytes: u64,
+    pub(crate) sizes: Vec<u64>, // (payloads and the manifest,) bytes
     pub(crate) coders: BTreeMap<String, CoderUse>,
 }
 
@@ -56,68 +63,117 @@ pub(crate) fn encode_shard(
     out: &AtomicFile,
     progress: &dyn Progress,
 ) -> Result<Encoded> {
-    let meter = Meter { progress, already_bytes: 0 };
-    let (encoded, done_bytes) =
-        if must_be_opaque(job.header) { (None, 0) } else { encode_tensors(workers, job, out, meter)? };
-    if let Some(encoded) = encoded {
-        return Ok(encoded);
+    let mut meter = Meter { progress, done_bytes: 0, reported_bytes: 0 };
+    if !must_be_opaque(job.header) {
+        if let Some(layout) = job.resident
+            && let Some(encoded) = encode_resident(workers, job, layout, out, &mut meter)?
+        {
+            return Ok(encoded);
+        }
+        let limit_bytes = largest_archive_bytes(job.input.len_bytes());
+        let plan = Plan::of_tensors(job, Mode::Tensors, |entry| Coding::Chunks(entry.dtype), limit_bytes);
+        if let Some(encoded) = encode_plan(workers, job, &plan, out, &mut meter)? {
+            return Ok(encoded);
+        }
     }
-    out.set_len(0)?;
-    encode_opaque(workers, job, out, Meter { progress, already_bytes: done_bytes })
+    let plan = Plan::of_file(job);
+    let encoded = encode_plan(workers, job, &plan, out, &mut meter)?;
+    encoded.ok_or_else(|| Error::invalid("cannot be archived within the size promise").in_file(job.input.path()))
+}
+
+/// With matrices in `layout`, except those that it does not make smaller, which are known only once they are encoded:
+/// where there are any, they are left out and all is written again. `None` where none is left, or the archive would
+/// break the size promise.
+fn encode_resident(
+    workers: &Workers,
+    job: &Job<'_>,
+    layout: Layout,
+    out: &AtomicFile,
+    meter: &mut Meter<'_>,
+) -> Result<Option<Encoded>> {
+    let mut left_out: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let coding = |entry: &Entry| {
+            let is_left_out = left_out.contains(entry.name.as_str()) || job.same_as.contains_key(&entry.name);
+            let geometry = (!is_left_out).then(|| resident::worthwhile(layout, entry)).flatten();
+            geometry.map_or(Coding::Chunks(entry.dtype), Coding::Groups)
+        };
+        let most_bytes = generous_bytes(job); // The pass must end for all that are to be left out to be known.
+        let plan = Plan::of_tensors(job, Mode::Resident, coding, most_bytes);
+        if plan.resident_names().next().is_none() {
+            return Ok(None);
+        }
+        let Some(encoded) = encode_plan(workers, job, &plan, out, meter)? else { return Ok(None) };
+        let n_left_out = left_out.len();
+        for (tensor_idx, entry) in job.header.tensors.iter().enumerate() {
+            let is_resident = matches!(plan.codings[tensor_idx], Coding::Groups(_));
+            if is_resident && encoded.sizes[tensor_idx] >= entry.len_bytes() {
+                left_out.insert(&entry.name);
+            }
+        }
+        if left_out.len() == n_left_out {
+            let holds = encoded.archive_bytes <= largest_archive_bytes(job.input.len_bytes());
+            return Ok(holds.then_some(encoded));
+        }
+    }
+}
+
+/// More than an archive of the job ever takes.
+fn generous_bytes(job: &Job<'_>) -> u64 {
+    job.input.len_bytes().saturating_mul(2).saturating_add(1 << 20)
 }
 
 /// One payload, or none, for a stretch of the original.
 struct Plan<'a> {
     mode: Mode,
     names: Vec<&'a str>,
-    dtypes: Vec<Dtype>,
+    codings: Vec<Coding>,
     is_stored: Vec<bool>,
     spans: Vec<Span>,
     /// Bytes of the original before the first span.
     prefix: &'a [u8],
     /// Size that the archive may not pass.
-    limit_bytes: Option<u64>,
+    most_bytes: u64,
 }
 
-/// `None` where the archive would break the size promise; then also how many bytes were gone through.
-fn encode_tensors(
-    workers: &Workers,
-    job: &Job<'_>,
-    out: &AtomicFile,
-    meter: Meter<'_>,
-) -> Result<(Option<Encoded>, u64)> {
-    let tensors = &job.header.tensors;
-    let chunk_bytes = job.level.chunk_bytes() as u64;
-    let span = |entry: &netweight_container::Entry| Span {
-        start: job.header.header_bytes + entry.start,
-        len_bytes: entry.len_bytes(),
-        chunk_bytes,
-    };
-    let plan = Plan {
-        mode: Mode::Tensors,
-        names: tensors.iter().map(|entry| entry.name.as_str()).collect(),
-        dtypes: tensors.iter().map(|entry| entry.dtype).collect(),
-        is_stored: tensors.iter().map(|entry| !job.same_as.contains_key(&entry.name)).collect(),
-        spans: tensors.iter().map(span).collect(),
-        prefix: job.header_bytes,
-        limit_bytes: Some(largest_archive_bytes(job.input.len_bytes())),
-    };
-    encode_plan(workers, job, &plan, out, meter)
-}
+impl<'a> Plan<'a> {
+    fn of_tensors(job: &Job<'a>, mode: Mode, coding: impl Fn(&Entry) -> Coding, most_bytes: u64) -> Plan<'a> {
+        let tensors = &job.header.tensors;
+        let coded_bytes = job.level.chunk_bytes() as u64;
+        let codings: Vec<Coding> = tensors.iter().map(coding).collect();
+        let span = |(entry, coding): (&Entry, &Coding)| Span {
+            start: job.header.header_bytes + entry.start,
+            len_bytes: entry.len_bytes(),
+            chunk_bytes: coding.chunk_bytes(coded_bytes),
+        };
+        Plan {
+            mode,
+            names: tensors.iter().map(|entry| entry.name.as_str()).collect(),
+            is_stored: tensors.iter().map(|entry| !job.same_as.contains_key(&entry.name)).collect(),
+            spans: tensors.iter().zip(&codings).map(span).collect(),
+            codings,
+            prefix: job.header_bytes,
+            most_bytes,
+        }
+    }
 
-fn encode_opaque(workers: &Workers, job: &Job<'_>, out: &AtomicFile, meter: Meter<'_>) -> Result<Encoded> {
-    let chunk_bytes = job.level.chunk_bytes() as u64;
-    let plan = Plan {
-        mode: Mode::Opaque,
-        names: vec![OPAQUE_NAME],
-        dtypes: vec![Dtype::BYTES],
-        is_stored: vec![true],
-        spans: vec![Span { start: 0, len_bytes: job.input.len_bytes(), chunk_bytes }],
-        prefix: &[],
-        limit_bytes: None,
-    };
-    let (encoded, _) = encode_plan(workers, job, &plan, out, meter)?;
-    encoded.ok_or_else(|| Error::invalid("cannot be archived within the size promise").in_file(job.input.path()))
+    fn of_file(job: &Job<'a>) -> Plan<'a> {
+        let chunk_bytes = job.level.chunk_bytes() as u64;
+        Plan {
+            mode: Mode::Opaque,
+            names: vec![OPAQUE_NAME],
+            codings: vec![Coding::Chunks(Dtype::BYTES)],
+            is_stored: vec![true],
+            spans: vec![Span { start: 0, len_bytes: job.input.len_bytes(), chunk_bytes }],
+            prefix: &[],
+            most_bytes: generous_bytes(job),
+        }
+    }
+
+    fn resident_names(&self) -> impl Iterator<Item = &'a str> {
+        let is_resident = |(_, coding): &(&&str, &Coding)| matches!(coding, Coding::Groups(_));
+        self.names.iter().zip(&self.codings).filter(is_resident).map(|(name, _)| *name)
+    }
 }
 
 fn encode_plan(
@@ -125,18 +181,22 @@ fn encode_plan(
     job: &Job<'_>,
     plan: &Plan<'_>,
     out: &AtomicFile,
-    mut meter: Meter<'_>,
-) -> Result<(Option<Encoded>, u64)> {
-    let original_bytes = job.input.len_bytes();
-    let most_bytes = plan.limit_bytes.unwrap_or(original_bytes.saturating_mul(2).saturating_add(1 << 20));
+    meter: &mut Meter<'_>,
+) -> Result<Option<Encoded>> {
+    let (original_bytes, most_bytes) = (job.input.len_bytes(), plan.most_bytes);
+    meter.restart();
+    out.set_len(0)?;
     let format = job.header.metadata.get("format").map(String::as_str);
     let header = ArchiveHeader::reserve(plan.names.clone(), format, most_bytes);
-    let Some(header) = header.filter(|header| header.header_bytes() <= most_bytes) else { return Ok((None, 0)) };
-    let mut writer = PayloadWriter::new(out, header.header_bytes(), &plan.spans);
-    let (digest, done_bytes) = encode_batches(workers, job, plan, &mut writer, &mut meter, most_bytes)?;
-    let Some(sha256) = digest else { return Ok((None, done_bytes)) };
+    let Some(header) = header.filter(|header| header.header_bytes() <= most_bytes) else { return Ok(None) };
+    let mut writer = PayloadWriter::new(out, header.header_bytes(), &plan.spans, &plan.codings);
+    let Some(sha256) = encode_batches(workers, job, plan, &mut writer, meter)? else { return Ok(None) };
     writer.flush()?;
     let same_as = if plan.mode == Mode::Opaque { BTreeMap::new() } else { job.same_as.clone() };
+    let resident = job.resident.filter(|_| plan.mode == Mode::Resident).map(|layout| Resident {
+        layout: layout.name().to_owned(),
+        tensors: plan.resident_names().map(str::to_owned).collect(),
+    });
     let manifest = Manifest {
         writer: crate::WRITER.to_owned(),
         level: job.level.name().to_owned(),
@@ -144,6 +204,7 @@ fn encode_plan(
         chunk_bytes: job.level.chunk_bytes() as u64,
         original: Original { bytes: original_bytes, sha256, header_bytes: job.header.header_bytes },
         same_as,
+        resident,
         header: plan.prefix.to_vec(),
     };
     let mut body = manifest.encode()?;
@@ -151,7 +212,7 @@ fn encode_plan(
     sizes.push(Manifest::sealed_bytes(&body));
     let archive_bytes = writer.position() + Manifest::sealed_bytes(&body);
     if archive_bytes > most_bytes {
-        return Ok((None, done_bytes));
+        return Ok(None);
     }
     let archive_header = header.write(&sizes)?;
     Manifest::seal(&archive_header, &mut body);
@@ -159,7 +220,7 @@ fn encode_plan(
     out.write_all_at(0, &archive_header)?;
     let n_tied = manifest.same_as.len() as u64;
     let coders = writer.into_coders();
-    Ok((Some(Encoded { sha256, mode: plan.mode, n_tied, archive_bytes, payload_bytes, coders }), done_bytes))
+    Ok(Some(Encoded { sha256, mode: plan.mode, n_tied, archive_bytes, payload_bytes, sizes, coders }))
 }
 
 /// A batch on its way through the stages.
@@ -170,19 +231,17 @@ struct Batch {
     coded: Vec<CodedChunk>, // (pieces,) and spare ones behind
 }
 
-/// Gives the original's SHA-256, or `None` where the payloads pass `most_bytes`; and the bytes gone through.
+/// Gives the original's SHA-256, or `None` where the payloads pass the most that the plan allows.
 fn encode_batches(
     workers: &Workers,
     job: &Job<'_>,
     plan: &Plan<'_>,
     writer: &mut PayloadWriter<'_>,
     meter: &mut Meter<'_>,
-    most_bytes: u64,
-) -> Result<(Option<Digest>, u64)> {
+) -> Result<Option<Digest>> {
     let mut hasher = Sha256::new();
     hasher.update(plan.prefix);
     meter.advance(plan.prefix.len() as u64);
-    let mut done_bytes = plan.prefix.len() as u64;
     let mut batches = Batches::new(&plan.spans, workers.batch_bytes());
     let (mut before, mut current, mut next) = (Batch::default(), Batch::default(), Batch::default());
     batches.next_into(&mut current.pieces);
@@ -205,18 +264,16 @@ fn encode_batches(
             )
         });
         encoded.and(read).and(written)?;
-        let batch_bytes = current.raw.len() as u64;
-        done_bytes += batch_bytes;
-        meter.advance(batch_bytes);
-        if writer.position() > most_bytes {
-            return Ok((None, done_bytes));
+        meter.advance(current.raw.len() as u64);
+        if writer.position() > plan.most_bytes {
+            return Ok(None);
         }
         std::mem::swap(&mut before, &mut current);
         std::mem::swap(&mut current, &mut next);
     }
     writer.write(&before.pieces, &before.coded, &plan.is_stored)?;
     let digest = Digest(hasher.finalize().into());
-    Ok(((writer.position() <= most_bytes).then_some(digest), done_bytes))
+    Ok((writer.position() <= plan.most_bytes).then_some(digest))
 }
 
 fn read_batch(input: &InputFile, batch: &mut Batch) -> Result<()> {
@@ -241,8 +298,8 @@ fn encode_batch(
     pieces.par_iter().zip(coded).filter(|(piece, _)| plan.is_stored[piece.span_idx]).try_for_each(|(piece, coded)| {
         let offset = (piece.start - start) as usize; // Inside the batch, which is in memory.
         let raw = &raw[offset..offset + piece.len_bytes];
-        let dtype = plan.dtypes[piece.span_idx];
-        let encoded = workers.with(|worker| chunk::encode(worker, dtype, raw, job.check, coded));
+        let coding = &plan.codings[piece.span_idx];
+        let encoded = workers.with(|worker| chunk::encode(worker, coding, raw, job.check, coded));
         encoded.in_tensor(plan.names[piece.span_idx]).in_file(job.input.path())
     })
 }
@@ -250,13 +307,19 @@ fn encode_batch(
 /// Reports progress; bytes that an abandoned pass reported already are not reported again.
 struct Meter<'a> {
     progress: &'a dyn Progress,
-    already_bytes: u64,
+    done_bytes: u64, // in this pass
+    reported_bytes: u64,
 }
 
 impl Meter<'_> {
+    fn restart(&mut self) {
+        self.done_bytes = 0;
+    }
+
     fn advance(&mut self, bytes: u64) {
-        let skipped = bytes.min(self.already_bytes);
-        self.already_bytes -= skipped;
-        self.progress.advance(bytes - skipped);
+        self.done_bytes += bytes;
+        let more = self.done_bytes.saturating_sub(self.reported_bytes);
+        self.reported_bytes += more;
+        self.progress.advance(more);
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::Progress;
 use crate::chunk::{self, CodedChunk};
+use crate::coding::Coding;
 use crate::shard_file::is_archive;
 use crate::workers::Workers;
 
@@ -164,7 +165,7 @@ impl Layout {
         let len_bytes = (run.len_bytes - offset).min(self.chunk_bytes);
         let raw = self.inputs[run.input_idx].read_vec(run.start + offset, len_bytes)?;
         let mut coded = CodedChunk::default();
-        workers.with(|worker| chunk::encode(worker, run.dtype, &raw, true, &mut coded))?;
+        workers.with(|worker| chunk::encode(worker, &Coding::Chunks(run.dtype), &raw, true, &mut coded))?;
         Ok((len_bytes, coded.bytes.len() as u64 + 12))
     }
 }

@@ -37,6 +37,8 @@ pub struct Inspection {
     pub format: Option<u32>,
     /// For an archive: the level it was written at.
     pub level: Option<String>,
+    /// For an archive: the resident layout that some of its tensors lie in.
+    pub resident: Option<String>,
     /// The tensors, by shard and offset.
     pub tensors: Vec<TensorReport>,
     /// Sums over the tensors.
@@ -72,9 +74,12 @@ pub struct TensorReport {
     pub bytes: u64,
     /// For an archive: size of its payload in bytes; 0 for a tied tensor; `None` in an opaque shard.
     pub stored_bytes: Option<u64>,
-    /// For an archive: how its chunks are coded, `half 6: raw + rans8`; where they differ, the commonest way and
-    /// how many chunks of how many use it. Empty for a checkpoint and for what has no chunks.
+    /// For an archive: how its chunks are coded, `half 6: raw + rans8`, or the name of a resident layout; where they
+    /// differ, the commonest way and how many chunks of how many use it. Empty for a checkpoint and for what has no chunks.
     pub coder: String,
+    /// For an archive: the resident layout that it is stored in; for a tied tensor, that its bytes are stored in, if
+    /// as a matrix of the same shape.
+    pub layout: Option<&'static str>,
     /// For an archive: stored bits per element.
     pub bits_per_element: Option<f64>,
     /// Bits per element with the exponent coded at its order-0 entropy; byte types: every byte plane.
@@ -112,6 +117,7 @@ pub fn inspect(path: &Path, options: &InspectOptions, progress: &dyn Progress) -
         kind: if is_archive_at(path)? { InspectedKind::Archive } else { InspectedKind::Checkpoint },
         format: None,
         level: None,
+        resident: None,
         tensors: Vec::new(),
         totals: Totals::default(),
     };
@@ -161,6 +167,9 @@ impl Run<'_> {
         self.progress.start(archive.shards().map(|(_, shard)| shard.original_bytes()).sum());
         for (relative, shard) in archive.shards() {
             inspection.level = Some(shard.level().to_owned());
+            if let Some(resident) = &shard.file.manifest.resident {
+                inspection.resident = Some(resident.layout.clone());
+            }
             for (tensor_idx, entry) in shard.tensors().iter().enumerate() {
                 let mut report = tensor_report(relative, entry);
                 let start = shard.header().header_bytes + entry.start;
@@ -169,8 +178,9 @@ impl Run<'_> {
                 let is_bound = self.bounds && counts;
                 let read = |offset, raw: &mut [u8]| shard.read_range(start + offset, raw);
                 let bound = if is_bound { self.bound(entry, read)? } else { None };
-                if shard.mode() == Mode::Tensors {
-                    report.stored_bytes = Some(shard.file.payloads[tensor_idx].stored_bytes);
+                if shard.mode() != Mode::Opaque {
+                    report.layout = shard.resident_at(tensor_idx).map(|resident| resident.layout.name());
+                    report.stored_bytes = Some(shard.file.payloads[tensor_idx].stored_bytes());
                     report.coder = self.coder(shard, tensor_idx).in_tensor(&entry.name)?;
                 }
                 let stored_bytes = report.stored_bytes;
@@ -242,12 +252,7 @@ impl Run<'_> {
                 .chunks
                 .par_iter()
                 .map(|&chunk| {
-                    self.workers.with(|worker| {
-                        chunk::read(worker, &shard.file.input, chunk)?;
-                        let info = netweight_codec::describe_chunk(payload.dtype, &worker.chunk)
-                            .map_err(chunk::codec_error)?;
-                        Ok(chunk::label(&info))
-                    })
+                    self.workers.with(|worker| chunk::describe(worker, &shard.file.input, chunk, &payload.coding))
                 })
                 .collect()
         });
@@ -284,6 +289,7 @@ fn tensor_report(shard: &str, entry: &Entry) -> TensorReport {
         bytes: entry.len_bytes(),
         stored_bytes: None,
         coder: String::new(),
+        layout: None,
         bits_per_element: None,
         bound_bits: None,
         joint_bits: None,

@@ -1,11 +1,13 @@
-//! Writes payloads in order: room for the directory, the chunks as they come, the directory once all are there.
+//! Writes payloads in order: room for the directory, the chunks as they come, the directory once all are there. A
+//! directory is followed by zeros where chunks are to begin at multiples of 64.
 
 use std::collections::BTreeMap;
 
-use netweight_container::{AtomicFile, Error, Result, directory_bytes, encode_directory, n_chunks, padded};
+use netweight_container::{AtomicFile, Error, Result, chunks_offset, encode_directory, n_chunks, padded};
 
 use crate::batch::{Piece, Span};
-use crate::chunk::{CodedChunk, label};
+use crate::chunk::CodedChunk;
+use crate::coding::Coding;
 use crate::report::CoderUse;
 
 const BUFFER_BYTES: usize = 1 << 20;
@@ -14,8 +16,9 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub(crate) struct PayloadWriter<'a> {
     out: &'a AtomicFile,
     spans: &'a [Span],
-    sizes: Vec<u64>, // (spans,) bytes of each payload
-    flushed: u64,    // offset in the file where the buffer begins
+    codings: &'a [Coding], // (spans,)
+    sizes: Vec<u64>,       // (spans,) bytes of each payload
+    flushed: u64,          // offset in the file where the buffer begins
     buffer: Vec<u8>,
     payload_start: u64,
     directory: Vec<(u32, u64)>, // size in bytes and checksum of the current payload's chunks so far
@@ -23,10 +26,17 @@ pub(crate) struct PayloadWriter<'a> {
 }
 
 impl<'a> PayloadWriter<'a> {
-    pub(crate) fn new(out: &'a AtomicFile, data_start: u64, spans: &'a [Span]) -> PayloadWriter<'a> {
+    /// `codings`: (spans,)
+    pub(crate) fn new(
+        out: &'a AtomicFile,
+        data_start: u64,
+        spans: &'a [Span],
+        codings: &'a [Coding],
+    ) -> PayloadWriter<'a> {
         PayloadWriter {
             out,
             spans,
+            codings,
             sizes: vec![0; spans.len()],
             flushed: data_start,
             buffer: Vec::new(),
@@ -65,7 +75,7 @@ impl<'a> PayloadWriter<'a> {
         if piece.chunk_idx == 0 {
             self.payload_start = self.position();
             self.directory.clear();
-            self.append_zeros(directory_bytes(n_chunks))?;
+            self.append_zeros(chunks_offset(n_chunks, self.codings[piece.span_idx].chunk_alignment()))?;
         }
         let len_bytes = u32::try_from(coded.bytes.len()).map_err(|_| Error::invalid("a chunk beyond 4 GiB"))?;
         self.append(&coded.bytes)?;
@@ -82,8 +92,7 @@ impl<'a> PayloadWriter<'a> {
     }
 
     fn count(&mut self, piece: &Piece, coded: &CodedChunk) {
-        let Some(info) = &coded.info else { return };
-        let uses = self.coders.entry(label(info)).or_default();
+        let uses = self.coders.entry(coded.label.clone()).or_default();
         uses.n_chunks += 1;
         uses.bytes += piece.len_bytes as u64;
         uses.stored_bytes += coded.bytes.len() as u64;

@@ -11,20 +11,30 @@ use netweight_container::{
 };
 use netweight_tensor::Dtype;
 
-use crate::chunk;
+use crate::coding::Coding;
 use crate::workers::Worker;
+use crate::{chunk, resident};
 
 /// A payload and what it stands for.
 #[derive(Debug)]
 pub(crate) struct Payload {
-    pub(crate) dtype: Dtype,
+    pub(crate) coding: Coding,
     /// Bytes that it stands for.
     pub(crate) len_bytes: u64,
+    /// Bytes that each of its chunks but the last stands for.
+    pub(crate) chunk_bytes: u64,
+    /// Offset in the file of its first byte.
+    pub(crate) start: u64,
     /// Offset in the file behind its last byte.
     pub(crate) end: u64,
-    /// Its own size in bytes.
-    pub(crate) stored_bytes: u64,
     pub(crate) chunks: Vec<ChunkRef>,
+}
+
+impl Payload {
+    /// Its own size in bytes.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.end - self.start
+    }
 }
 
 /// An archive shard on its own, without its siblings.
@@ -36,7 +46,7 @@ pub(crate) struct ShardFile {
     pub(crate) original: Header,
     /// The original's header as it stood.
     pub(crate) header_bytes: Vec<u8>,
-    /// (original.tensors,) in mode `tensors`, empty for tied tensors; one in mode `opaque`.
+    /// (original.tensors,), empty for tied tensors; one in mode `opaque`.
     pub(crate) payloads: Vec<Payload>,
 }
 
@@ -52,7 +62,7 @@ impl ShardFile {
         check_header(&header).in_file(path)?;
         let (tensors, manifest) = manifest(&input, &header, &bytes).in_file(path)?;
         let payloads = match manifest.mode {
-            Mode::Tensors => {
+            Mode::Tensors | Mode::Resident => {
                 let original = Header::parse(&manifest.header, manifest.original.bytes).in_file(path)?;
                 check_format_shown(&header, &original).in_file(path)?;
                 let payloads = tensor_payloads(&input, &header, tensors, &manifest, &original).in_file(path)?;
@@ -70,17 +80,20 @@ impl ShardFile {
 
     /// Bytes of all payloads.
     pub(crate) fn payload_bytes(&self) -> u64 {
-        self.payloads.iter().map(|payload| payload.stored_bytes).sum()
+        self.payloads.iter().map(Payload::stored_bytes).sum()
     }
 
     /// Index of the payload that holds the tensor's bytes, if this file has it and it is not tied.
     pub(crate) fn payload_of(&self, tensor: &str) -> Option<usize> {
-        let is_untied = self.manifest.mode == Mode::Tensors && !self.manifest.same_as.contains_key(tensor);
+        let is_untied = self.manifest.mode != Mode::Opaque && !self.manifest.same_as.contains_key(tensor);
         is_untied.then(|| self.original.tensors.iter().position(|entry| entry.name == tensor)).flatten()
     }
 
     pub(crate) fn check_padding(&self) -> Result<()> {
-        self.payloads.iter().try_for_each(|payload| check_padding(&self.input, &payload.chunks, payload.end))
+        self.payloads.iter().try_for_each(|payload| {
+            let Payload { start, chunks, end, .. } = payload;
+            check_padding(&self.input, *start, chunks, *end)
+        })
     }
 }
 
@@ -117,20 +130,25 @@ fn tensor_payloads(
         return Err(Error::corrupt("the archive and its original's header do not agree"));
     }
     let by_name: HashMap<&str, &Entry> = tensors.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    let is_tied = |name: &str| manifest.same_as.contains_key(name);
+    let codings = match &manifest.resident {
+        Some(resident) => resident::codings(resident, &original.tensors, is_tied)?,
+        None => original.tensors.iter().map(|tensor| Coding::Chunks(tensor.dtype)).collect(),
+    };
     let mut n_tied = 0;
     let mut position = 0;
     let mut payloads = Vec::with_capacity(original.tensors.len());
-    for tensor in &original.tensors {
+    for (tensor, coding) in original.tensors.iter().zip(codings) {
         let entry = by_name.get(tensor.name.as_str());
         let entry = entry.ok_or_else(|| Error::corrupt("the tensor has no payload").in_tensor(&tensor.name))?;
         if entry.start < position {
             return Err(Error::corrupt("payloads are not in the original's order").in_tensor(&tensor.name));
         }
         position = entry.end;
-        let is_tied = manifest.same_as.contains_key(&tensor.name);
+        let is_tied = is_tied(&tensor.name);
         n_tied += usize::from(is_tied);
         let len_bytes = if is_tied { 0 } else { tensor.len_bytes() };
-        let payload = payload(input, header, entry, manifest.chunk_bytes, tensor.dtype, len_bytes);
+        let payload = payload(input, header, entry, manifest.chunk_bytes, coding, len_bytes);
         payloads.push(payload.in_tensor(&tensor.name)?);
     }
     if n_tied != manifest.same_as.len() {
@@ -142,7 +160,8 @@ fn tensor_payloads(
 fn opaque_payload(input: &InputFile, header: &Header, tensors: &[Entry], manifest: &Manifest) -> Result<Vec<Payload>> {
     match tensors {
         [entry] if entry.name == OPAQUE_NAME => {
-            let payload = payload(input, header, entry, manifest.chunk_bytes, Dtype::BYTES, manifest.original.bytes)?;
+            let coding = Coding::Chunks(Dtype::BYTES);
+            let payload = payload(input, header, entry, manifest.chunk_bytes, coding, manifest.original.bytes)?;
             Ok(vec![payload])
         }
         _ => Err(Error::corrupt("an opaque archive with other tensors")),
@@ -153,13 +172,14 @@ fn payload(
     input: &InputFile,
     header: &Header,
     entry: &Entry,
-    chunk_bytes: u64,
-    dtype: Dtype,
+    coded_bytes: u64,
+    coding: Coding,
     len_bytes: u64,
 ) -> Result<Payload> {
     let (start, end) = (header.header_bytes + entry.start, header.header_bytes + entry.end);
-    let chunks = read_directory(input, start, end, n_chunks(len_bytes, chunk_bytes))?;
-    Ok(Payload { dtype, len_bytes, end, stored_bytes: end - start, chunks })
+    let chunk_bytes = coding.chunk_bytes(coded_bytes);
+    let chunks = read_directory(input, start, end, n_chunks(len_bytes, chunk_bytes), coding.chunk_alignment())?;
+    Ok(Payload { coding, len_bytes, chunk_bytes, start, end, chunks })
 }
 
 /// The original's header, from the first chunks of the whole file.
@@ -179,7 +199,7 @@ fn opaque_header_bytes(input: &InputFile, payloads: &[Payload], manifest: &Manif
         let len_bytes = (payload.len_bytes - start).min(manifest.chunk_bytes) as usize; // At most 16 MiB.
         let before = bytes.len();
         bytes.resize(before + len_bytes, 0);
-        chunk::decode(&mut worker, input, chunk, payload.dtype, &mut bytes[before..])?;
+        chunk::decode(&mut worker, input, chunk, &payload.coding, &mut bytes[before..])?;
     }
     bytes.truncate(original.header_bytes as usize);
     Ok(bytes)

@@ -6,15 +6,19 @@ use std::path::Path;
 
 use common::{problems, read_folder, safetensors, tensor, try_compress, try_restore, weights, write_folder};
 use netweight_container::{Digest, FileKind, FolderFile, FolderManifest};
-use netweight_pack::{ErrorKind, Silent, VerifyOptions, verify};
+use netweight_pack::{CompressOptions, ErrorKind, Layout, Silent, VerifyOptions, compress, verify};
 
-/// A small archive, damaged by `damage`, which gives its description, until it gives none.
+/// A small archive, damaged by `damage`, which gives what is left, until it gives none.
 fn check_file(original: &[u8], damage: impl Fn(usize, &[u8]) -> Option<Vec<u8>>) {
+    check_archive(original, &CompressOptions::default(), damage);
+}
+
+fn check_archive(original: &[u8], how: &CompressOptions, damage: impl Fn(usize, &[u8]) -> Option<Vec<u8>>) {
     let folder = tempfile::tempdir().unwrap();
     let (source, archive, back) =
         (folder.path().join("a.safetensors"), folder.path().join("b.safetensors"), folder.path().join("c.safetensors"));
     std::fs::write(&source, original).unwrap();
-    try_compress(&source, &archive).unwrap();
+    compress(&source, &archive, how, &Silent).unwrap();
     let whole = std::fs::read(&archive).unwrap();
     let options = VerifyOptions { threads: 1, against: None };
     for step in 0.. {
@@ -65,6 +69,29 @@ fn truncations_are_noticed() {
     for (_, original) in small_files() {
         check_file(&original, |step, whole| (step < whole.len()).then(|| whole[..step].to_vec()));
         check_file(&original, |step, whole| (step < 3).then(|| [whole, &vec![0; step * 63 + 1]].concat()));
+    }
+}
+
+/// Groups lie between zeros, and have bytes that mean nothing: these count, too.
+#[test]
+fn damage_to_resident_archives_is_noticed() {
+    let mut odd = weights(2 * 17 * 64, 2);
+    odd[..6].copy_from_slice(&[0x80, 0x7f, 1, 0, 0, 0x70]);
+    let original = safetensors(&[
+        tensor("a", "BF16", &[16, 32], weights(1024, 1)),
+        tensor("b", "BF16", &[33], weights(66, 1)),
+        tensor("c", "BF16", &[32, 40], odd.repeat(2)[..2560].to_vec()),
+    ]);
+    for layout in [Layout::Exact11, Layout::Exact12] {
+        let how = CompressOptions { resident: Some(layout), ..CompressOptions::default() };
+        for mask in [0x01, 0x80, 0xff] {
+            check_archive(&original, &how, |step, whole| {
+                let mut damaged = whole.to_vec();
+                *damaged.get_mut(step)? ^= mask;
+                Some(damaged)
+            });
+        }
+        check_archive(&original, &how, |step, whole| (step < whole.len()).then(|| whole[..step].to_vec()));
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use netweight_container::Checkpoint;
 use netweight_pack::{CompressOptions, Report, compress};
 
-use crate::args::LevelArg;
+use crate::args::{LevelArg, ResidentArg};
 use crate::bar::Bar;
 use crate::failure::{Failure, Reads};
 use crate::signals;
@@ -18,6 +18,7 @@ Examples:
   netweight compress Llama-3.1-8B -o Llama-3.1-8B.nw     A folder gives a folder: every file in it is kept
   netweight compress model.safetensors -o model.nw.safetensors
   netweight compress Llama-3.1-8B -o small --level max   A little smaller, slower
+  netweight compress Llama-3.1-8B -o quick --resident exact11    Larger; an engine starts on it at once
 
 The destination appears at the very end, whole, and never over something else without --force. After an
 error or an interruption the finished shards of a folder are kept: the same command goes on from there.";
@@ -35,6 +36,10 @@ pub struct Args {
     /// How much time to spend on size.
     #[arg(long, value_enum, default_value = "default", value_name = "LEVEL")]
     pub level: LevelArg,
+    /// Store bf16 weight matrices as a CPU multiplies with them, so that an engine maps the file and starts at once;
+    /// somewhat larger than coded. Everything else is coded as ever, and every byte comes back.
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    pub resident: Option<ResidentArg>,
     /// Threads; 0 for as many as the machine runs at once. The archive does not depend on it.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
     pub threads: u16,
@@ -53,6 +58,7 @@ pub struct Args {
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let options = CompressOptions {
         level: args.level.0,
+        resident: args.resident.map(|resident| resident.0),
         threads: usize::from(args.threads),
         force: args.force,
         check: !args.no_check,

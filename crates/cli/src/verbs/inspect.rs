@@ -125,7 +125,10 @@ fn text(found: &Inspection, all: bool, width: Option<usize>) -> String {
 
 fn heading(found: &Inspection) -> String {
     let kind = match (found.kind, found.format, &found.level) {
-        (InspectedKind::Archive, Some(format), Some(level)) => format!("archive of format {format}, level {level}"),
+        (InspectedKind::Archive, Some(format), Some(level)) => {
+            let resident = found.resident.iter().map(|layout| format!(", resident {layout}")).collect::<String>();
+            format!("archive of format {format}, level {level}{resident}")
+        }
         (InspectedKind::Archive, ..) => "archive".to_owned(),
         _ => "checkpoint".to_owned(),
     };
