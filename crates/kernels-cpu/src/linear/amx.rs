@@ -15,7 +15,8 @@
 //! TDPBF16PS takes subnormals as 0. Activations of bf16 precision and weights of groups that are not wide have no
 //! products or sums of products that are subnormal; everything else goes to avx512.rs.
 
-use super::avx512::{self, Bf16, Exact11, Exact12, PairLoader, expand_escapes};
+use super::avx512::{self, Avx512, expand_escapes};
+use super::loaders::{Exact11, Exact12, PairLoader, Registers};
 use super::scratch::{MAX_TILES, Worker};
 use super::tile::Tile;
 use super::tiles::{self, Config, WORD_TOKENS_PER_TILE as TILE_TOKENS};
@@ -54,8 +55,8 @@ pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
         // SAFETY: the CPU has the features, tiles are configured, loaders are the layouts', all checked above.
         unsafe {
             match tile.layout {
-                Layout::Exact11 => multiply_few::<Exact11>(tile, input, worker, tile_idx),
-                Layout::Exact12 => multiply_few::<Exact12>(tile, input, worker, tile_idx),
+                Layout::Exact11 => multiply_few::<Exact11<Avx512>>(tile, input, worker, tile_idx),
+                Layout::Exact12 => multiply_few::<Exact12<Avx512>>(tile, input, worker, tile_idx),
                 _ => multiply_few_plain(tile, input, worker, tile_idx),
             }
         }
@@ -66,7 +67,12 @@ pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
 /// The CPU has the features, tiles are configured for the tokens, the tile has the loader's layout and the cells of
 /// the input, and `worker` has room.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
-unsafe fn multiply_few<P: PairLoader>(tile: &Tile<'_>, input: &Input, worker: &mut Worker, tile_idx: usize) {
+unsafe fn multiply_few<P: PairLoader<Registers = Avx512>>(
+    tile: &Tile<'_>,
+    input: &Input,
+    worker: &mut Worker,
+    tile_idx: usize,
+) {
     let x = input.word_block(0);
     let ring = &mut worker.expanded[..RING_CELLS * CELL_LINES];
     let place = |cell_idx: usize| cell_idx % RING_CELLS * CELL_LINES;
@@ -100,7 +106,7 @@ unsafe fn multiply_few_plain(tile: &Tile<'_>, input: &Input, worker: &mut Worker
     unsafe {
         tiles::zero::<0>();
         for (x, cell) in x.chunks_exact(input.n_tokens()).zip(tile.cells.as_chunks::<1024>().0) {
-            (0..1024).step_by(64).for_each(|at| avx512::prefetch(cell.as_ptr().wrapping_add(at)));
+            (0..1024).step_by(64).for_each(|at| Avx512::prefetch(cell.as_ptr().wrapping_add(PREFETCH_BYTES + at)));
             tiles::load::<4>(x.as_ptr().cast());
             tiles::load::<6>(cell.as_ptr());
             tiles::add_products::<0, 4, 6>();
@@ -114,7 +120,7 @@ unsafe fn multiply_few_plain(tile: &Tile<'_>, input: &Input, worker: &mut Worker
 /// # Safety
 /// As [`PairLoader`].
 #[inline(always)]
-unsafe fn store_cell<P: PairLoader>(loader: &mut P, to: &mut [Line<[f32; 16]>]) {
+unsafe fn store_cell<P: PairLoader<Registers = Avx512>>(loader: &mut P, to: &mut [Line<[f32; 16]>]) {
     assert!(to.len() == CELL_LINES);
     let to = to.as_mut_ptr().cast();
     // SAFETY: `to` has 16 lines, checked above.
@@ -134,7 +140,7 @@ unsafe fn store_cell<P: PairLoader>(loader: &mut P, to: &mut [Line<[f32; 16]>]) 
 /// # Safety
 /// As [`PairLoader`]; `to` has room for a cell.
 #[inline(always)]
-unsafe fn store_block<P: PairLoader, const BLOCK: usize>(loader: &mut P, to: *mut u8) {
+unsafe fn store_block<P: PairLoader<Registers = Avx512>, const BLOCK: usize>(loader: &mut P, to: *mut u8) {
     // SAFETY: two lines of the cell.
     unsafe {
         let [first, second] = loader.pairs::<BLOCK>();
@@ -145,8 +151,8 @@ unsafe fn store_block<P: PairLoader, const BLOCK: usize>(loader: &mut P, to: *mu
 
 /// Cells on their way from a tile's layout to layout bf16.
 enum Source {
-    Exact11(Exact11),
-    Exact12(Exact12),
+    Exact11(Exact11<Avx512>),
+    Exact12(Exact12<Avx512>),
     Bf16(*const u8),
 }
 

@@ -15,9 +15,16 @@ mod tile;
 pub(crate) mod scalar;
 
 mod fma;
+mod loaders;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod spread;
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -52,6 +59,10 @@ pub(crate) struct LinearKernels {
 
 fn kernels(isa: Isa) -> &'static LinearKernels {
     match isa.kind() {
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => &neon::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => &avx2::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => &avx512::KERNELS,
         #[cfg(target_arch = "x86_64")]
