@@ -19,38 +19,14 @@ pub(crate) fn write_nibbles(escapes: &[u8], codes: &[u8; 256], nibbles: &mut Vec
     nibbles.extend(rest.iter().map(|&last| nibble(last)));
 }
 
-/// The escapes of one tile, in order.
-pub(crate) struct Escapes<'a> {
-    nibbles: &'a [u8],
-    n_nibbles_read: usize,
-    raw: &'a [u8],
-    n_raw_read: usize,
-    second: Option<&'a [u8]>,
-}
-
-impl<'a> Escapes<'a> {
-    /// Of slices without slack; `second` is the second palette of layouts that have one, (15,).
-    pub(crate) fn new(nibbles: &'a [u8], raw: &'a [u8], second: Option<&'a [u8]>) -> Escapes<'a> {
-        Escapes { nibbles, n_nibbles_read: 0, raw, n_raw_read: 0, second }
+/// The reverse of [`write_nibbles`]: high bytes to the front of `highs`, which has room for two for each byte of
+/// `nibbles`; `second` is the second palette, (15,). Returns how many there are; the last may be padding. `None` where
+/// nibbles and raw bytes do not fit each other.
+pub(crate) fn read_nibbles(nibbles: &[u8], raw: &[u8], second: &[u8], highs: &mut [u8]) -> Option<usize> {
+    let mut raw = raw.iter();
+    let mut high = |nibble: u8| second.get(usize::from(nibble)).or_else(|| raw.next()).copied();
+    for (pair, byte) in highs.as_chunks_mut::<2>().0.iter_mut().zip(nibbles) {
+        *pair = [high(byte & RAW)?, high(byte >> 4)?];
     }
-
-    /// The next escape, `None` where there is no more.
-    pub(crate) fn next(&mut self) -> Option<u8> {
-        if let Some(second) = self.second {
-            let byte = *self.nibbles.get(self.n_nibbles_read / 2)?;
-            let nibble = if self.n_nibbles_read.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-            self.n_nibbles_read += 1;
-            if nibble != RAW {
-                return second.get(usize::from(nibble)).copied();
-            }
-        }
-        let high = *self.raw.get(self.n_raw_read)?;
-        self.n_raw_read += 1;
-        Some(high)
-    }
-
-    /// Whether every escape was read; a nibble that fills the last byte is none.
-    pub(crate) fn is_done(&self) -> bool {
-        self.n_nibbles_read.div_ceil(2) == self.nibbles.len() && self.n_raw_read == self.raw.len()
-    }
+    raw.as_slice().is_empty().then_some(2 * nibbles.len())
 }

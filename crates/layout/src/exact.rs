@@ -3,8 +3,6 @@
 //! and escapes; and back. Next in the flow: exact11.rs, exact12.rs, escapes.rs.
 
 use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, TileRows, block_position};
-use crate::escapes::Escapes;
-use crate::{Error, Result};
 
 /// Codes of a cell, (block, weight).
 pub(crate) type CellCodes = [[u8; BLOCK_WEIGHTS]; CELL_BLOCKS];
@@ -24,6 +22,7 @@ pub(crate) struct Palette {
     /// High bytes by code, (n,) of them and then anything.
     pub(crate) highs: [u8; 16],
     /// Codes by high byte; `n`, the escape, for those outside the palette.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub(crate) codes: [u8; 256],
 }
 
@@ -32,6 +31,18 @@ impl Palette {
     pub(crate) fn new(highs: &[u8]) -> Palette {
         let by_code = std::array::from_fn(|code| highs.get(code).copied().unwrap_or_default());
         Palette { highs: by_code, codes: crate::palette::code_table(highs) }
+    }
+
+    /// Codes of high bytes, in a palette of `N`. Entry by entry, for all weights at once: compilers make vector code of
+    /// that, not of a look-up.
+    fn look_up<const N: u8>(&self, highs: &[u8; BLOCK_WEIGHTS]) -> [u8; BLOCK_WEIGHTS] {
+        let mut codes = [N; BLOCK_WEIGHTS];
+        for (entry, &high_of_code) in (0..N).zip(&self.highs) {
+            for (code, &high) in codes.iter_mut().zip(highs) {
+                *code = if high == high_of_code { entry } else { *code };
+            }
+        }
+        codes
     }
 }
 
@@ -43,22 +54,23 @@ pub(crate) fn encode_cells<const N: u8>(
     escapes: &mut [u8],
     pack: fn(&CellCodes, &mut [u8]),
 ) -> usize {
+    assert_eq!(rows.cell_row_bytes(), 64);
     let (mut n_escapes, mut codes) = (0, [[0; BLOCK_WEIGHTS]; CELL_BLOCKS]);
     let cell_bytes = cells.len() / rows.n_cells().max(1);
     for (cell_idx, cell) in cells.chunks_exact_mut(cell_bytes.max(1)).enumerate() {
         let (packed, lows) = cell.split_at_mut(cell_bytes - LOW_BYTES);
         let src = rows.cell(cell_idx);
-        for block_idx in 0..CELL_BLOCKS {
-            for idx in 0..BLOCK_WEIGHTS {
-                let (row, col) = block_position(block_idx, idx);
-                let at = row * rows.stride_bytes() + 2 * col;
-                let (low, high) = (src[at], src[at + 1]);
-                let code = palette.codes[usize::from(high)];
-                lows[block_idx * BLOCK_WEIGHTS + idx] = low;
-                codes[block_idx][idx] = code;
-                // Written always, kept where it is an escape.
-                escapes[n_escapes] = high;
-                n_escapes += usize::from(code == N);
+        let blocks = codes.iter_mut().zip(lows.as_chunks_mut::<BLOCK_WEIGHTS>().0);
+        for (block_idx, (codes, lows)) in blocks.enumerate() {
+            let weights = load_block(src, rows.stride_bytes(), block_idx);
+            *lows = weights.map(|weight| weight as u8);
+            let highs = weights.map(|weight| (weight >> 8) as u8);
+            *codes = palette.look_up::<N>(&highs);
+            let mut is_escape = mask_of(codes, N);
+            while is_escape != 0 {
+                escapes[n_escapes] = highs[is_escape.trailing_zeros() as usize];
+                n_escapes += 1;
+                is_escape &= is_escape - 1;
             }
         }
         pack(&codes, packed);
@@ -66,33 +78,68 @@ pub(crate) fn encode_cells<const N: u8>(
     n_escapes
 }
 
-/// One cell back into `rows`, (16, 32) elements: its `codes`, unpacked, its low bytes, and the tile's escapes, whose
-/// code is the palette's length.
+/// One cell back into `rows`, (16, 32) elements: its `codes`, unpacked, its low bytes, and the high bytes of the tile's
+/// escapes, whose code is the palette's length. `escapes` has room for all weights of the cell, whatever is there.
+/// Returns how many escapes the codes asked for.
 pub(crate) fn decode_cell(
     codes: &CellCodes,
     lows: &[u8; LOW_BYTES],
     palette: &[u8],
-    escapes: &mut Escapes<'_>,
+    escapes: &[u8],
     rows: &mut [u8; 1024],
-) -> Result<()> {
-    let escape = palette.len() as u8;
-    let mut highs_by_code = [0u8; 16];
-    highs_by_code[..palette.len()].copy_from_slice(palette);
+) -> usize {
+    let mut n_escapes = 0;
     for (block_idx, (codes, lows)) in codes.iter().zip(lows.as_chunks::<BLOCK_WEIGHTS>().0).enumerate() {
-        let mut highs = codes.map(|code| highs_by_code[usize::from(code & 15)]);
-        let n_escapes = codes.iter().fold(0u8, |n, &code| n + u8::from(code == escape));
-        if n_escapes != 0 {
-            for (high, _) in highs.iter_mut().zip(codes).filter(|&(_, &code)| code == escape) {
-                *high = escapes.next().ok_or(Error::Corrupt("fewer escapes than codes for them"))?;
+        // Entry by entry, for all weights at once: compilers make vector code of that, not of a look-up.
+        let mut highs = [0; BLOCK_WEIGHTS];
+        for (entry, &high_of_code) in (0u8..).zip(palette) {
+            for (high, &code) in highs.iter_mut().zip(codes) {
+                *high = if code == entry { high_of_code } else { *high };
             }
         }
-        for idx in 0..BLOCK_WEIGHTS {
-            let (row, col) = block_position(block_idx, idx);
-            rows[row * 64 + 2 * col] = lows[idx];
-            rows[row * 64 + 2 * col + 1] = highs[idx];
+        let mut is_escape = mask_of(codes, palette.len() as u8);
+        while is_escape != 0 {
+            highs[is_escape.trailing_zeros() as usize] = escapes[n_escapes];
+            n_escapes += 1;
+            is_escape &= is_escape - 1;
         }
+        let mut weights = [0; BLOCK_WEIGHTS];
+        for ((weight, low), high) in weights.iter_mut().zip(lows).zip(highs) {
+            *weight = u16::from_le_bytes([*low, high]);
+        }
+        store_block(&weights, block_idx, rows);
     }
-    Ok(())
+    n_escapes
+}
+
+/// Bit `i` is set where code `i` is the escape.
+fn mask_of(codes: &[u8; BLOCK_WEIGHTS], escape: u8) -> u64 {
+    let is_escape = codes.map(|code| u8::from(code == escape));
+    // Eight bytes of 0 or 1 become eight bits in the top byte of a product.
+    let eights = is_escape.as_chunks::<8>().0.iter().map(|&eight| u64::from_le_bytes(eight));
+    eights
+        .enumerate()
+        .fold(0, |mask, (idx, eight)| mask | (eight.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * idx))
+}
+
+/// Weights of a block, in its order, of a cell whose rows are `stride_bytes` apart.
+fn load_block(src: &[u8], stride_bytes: usize, block_idx: usize) -> [u16; BLOCK_WEIGHTS] {
+    let mut weights = [0; BLOCK_WEIGHTS];
+    for (idx, pair) in weights.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let (row, col) = block_position(block_idx, 2 * idx);
+        let [a, b, c, d] = *src[row * stride_bytes + 2 * col..].first_chunk().expect("inside the cell");
+        *pair = [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])];
+    }
+    weights
+}
+
+/// The reverse of [`load_block`]; rows are 64 bytes apart.
+fn store_block(weights: &[u16; BLOCK_WEIGHTS], block_idx: usize, rows: &mut [u8; 1024]) {
+    for (idx, pair) in weights.as_chunks::<2>().0.iter().enumerate() {
+        let (row, col) = block_position(block_idx, 2 * idx);
+        let ([a, b], [c, d]) = (pair[0].to_le_bytes(), pair[1].to_le_bytes());
+        rows[row * 64 + 2 * col..][..4].copy_from_slice(&[a, b, c, d]);
+    }
 }
 
 /// Codes and low bytes of a cell.

@@ -2,7 +2,7 @@
 //! out: the bytes of a group, and the same weights back. Next in the flow: view.rs, which checks and cuts a group.
 
 use crate::cell::{CELL_COLS, CELL_WEIGHTS, PaddedCell, TILE_ROWS, TileRows};
-use crate::escapes::{Escapes, write_nibbles};
+use crate::escapes::{read_nibbles, write_nibbles};
 use crate::exact::{ESCAPE_ROOM, EncodeExact, Palette, decode_cell, split_cell};
 use crate::geometry::{MAX_COLS, tiles_per_group};
 use crate::header::{self, ALIGNMENT, Entry, Header, READ_SLACK};
@@ -39,9 +39,7 @@ pub(crate) fn encode_with(
     let (palette, second) = ([0; 15], [0; 15]);
     let mut header =
         Header { layout, n_cells, n_tiles, is_wide, palette, second, nibbles_offset, raw_offset: nibbles_offset };
-    // Old bytes are overwritten, not cleared first.
-    out.resize(nibbles_offset, 0);
-    out[..cells_at].fill(0);
+    let mut extra_bytes = 0;
     if layout.has_palette() {
         let mut histogram = Histogram::default();
         histogram.count(cols, n_rows, src);
@@ -49,12 +47,26 @@ pub(crate) fn encode_with(
         let ranked = histogram.ranked();
         header.palette[..n_palette].copy_from_slice(&ranked[..n_palette]);
         header.second[..n_second].copy_from_slice(&ranked[n_palette..n_palette + n_second]);
-        encode_exact(kernels, &mut header, cols, src, out);
-    } else {
-        encode_plain(kernels, &header, cols, src, out);
+        extra_bytes = room_for_escapes(&histogram, layout, n_tiles, n_cells);
+    }
+    // Old bytes are overwritten, not cleared first.
+    out.reserve_exact((nibbles_offset + extra_bytes).saturating_sub(out.len()));
+    out.resize(nibbles_offset, 0);
+    out[..cells_at].fill(0);
+    match layout.has_palette() {
+        true => encode_exact(kernels, &mut header, cols, src, out),
+        false => encode_plain(kernels, &header, cols, src, out),
     }
     header.write(out);
     Ok(())
+}
+
+/// About how many bytes follow the cells, so that a buffer need not grow on the way and end twice as large.
+fn room_for_escapes(histogram: &Histogram, layout: Layout, n_tiles: usize, n_cells: usize) -> usize {
+    let cells_bits = (layout.cell_bytes() * 8) as f64;
+    let bits = histogram.bits_per_weight(layout) * CELL_WEIGHTS as f64 - cells_bits;
+    let bytes = bits / 8.0 * (n_tiles * n_cells) as f64;
+    (bytes * 1.05) as usize + n_tiles + READ_SLACK + ALIGNMENT
 }
 
 /// Decodes a group of `n_rows` rows back into `dst`, (n_rows, cols) elements of [`Layout::source_dtype`].
@@ -69,8 +81,13 @@ pub fn decode_group(layout: Layout, cols: usize, n_rows: usize, group: &[u8], ds
         return Err(Error::Corrupt("a group of another number of tiles"));
     }
     let row_bytes = cols * layout.element_bytes();
-    for (tile_idx, dst) in dst.chunks_mut(TILE_ROWS * row_bytes).enumerate() {
-        decode_tile(&view, view.tile(tile_idx), row_bytes, dst)?;
+    let tiles = (0..view.n_tiles()).map(|tile_idx| view.tile(tile_idx));
+    let mut escapes = vec![0; if layout.has_palette() { view.n_cells() * CELL_WEIGHTS + ESCAPE_ROOM } else { 0 }];
+    for (tile, dst) in tiles.zip(dst.chunks_mut(TILE_ROWS * row_bytes)) {
+        match layout.has_palette() {
+            true => decode_exact(&view, tile, row_bytes, &mut escapes, dst)?,
+            false => decode_plain(layout, tile, row_bytes, dst),
+        }
     }
     Ok(())
 }
@@ -146,26 +163,52 @@ fn encode_exact(kernels: &Kernels, header: &mut Header, cols: usize, src: &[u8],
 }
 
 /// Decodes a tile into `dst`, at most 16 rows of `row_bytes` bytes.
-fn decode_tile(view: &GroupView<'_>, tile: TileView<'_>, row_bytes: usize, dst: &mut [u8]) -> Result<()> {
-    let layout = view.layout();
-    let trim = |bytes: &'_ [u8]| bytes.len().saturating_sub(READ_SLACK);
-    let second = (layout.n_second_palette() != 0).then(|| view.second_palette());
-    let mut escapes = Escapes::new(&tile.nibbles[..trim(tile.nibbles)], &tile.raw[..trim(tile.raw)], second);
+fn decode_plain(layout: Layout, tile: TileView<'_>, row_bytes: usize, dst: &mut [u8]) {
     let mut padded = PaddedCell::new(layout.cell_row_bytes());
     for (cell_idx, cell) in tile.cells.chunks_exact(layout.cell_bytes()).enumerate() {
         match layout {
             Layout::F32 => decode_f32(array(cell), array_mut(padded.bytes_mut())),
             Layout::F16 => decode_f16(array(cell), array_mut(padded.bytes_mut())),
-            Layout::Bf16 => decode_bf16(array(cell), array_mut(padded.bytes_mut())),
-            Layout::Exact11 | Layout::Exact12 => {
-                let (packed, lows) = split_cell(cell);
-                let codes = if layout == Layout::Exact11 { exact11::unpack(packed) } else { exact12::unpack(packed) };
-                decode_cell(&codes, lows, view.palette(), &mut escapes, array_mut(padded.bytes_mut()))?;
-            }
+            _ => decode_bf16(array(cell), array_mut(padded.bytes_mut())),
         }
         padded.store(dst, row_bytes, cell_idx);
     }
-    if escapes.is_done() { Ok(()) } else { Err(Error::Corrupt("more escapes than codes for them")) }
+}
+
+/// As [`decode_plain`]; `escapes` has room for the high bytes of all weights of the tile.
+fn decode_exact(
+    view: &GroupView<'_>,
+    tile: TileView<'_>,
+    row_bytes: usize,
+    escapes: &mut [u8],
+    dst: &mut [u8],
+) -> Result<()> {
+    let (layout, palette) = (view.layout(), view.palette());
+    let raw = &tile.raw[..tile.raw.len() - READ_SLACK];
+    let (n_least, n_most) = match layout {
+        Layout::Exact11 => {
+            let nibbles = &tile.nibbles[..tile.nibbles.len() - READ_SLACK];
+            let n = read_nibbles(nibbles, raw, view.second_palette(), escapes);
+            let n = n.ok_or(Error::Corrupt("raw escapes do not fit their nibbles"))?;
+            (n.saturating_sub(1), n)
+        }
+        _ => {
+            escapes[..raw.len()].copy_from_slice(raw);
+            (raw.len(), raw.len())
+        }
+    };
+    let mut n_escapes = 0;
+    let mut padded = PaddedCell::new(layout.cell_row_bytes());
+    for (cell_idx, cell) in tile.cells.chunks_exact(layout.cell_bytes()).enumerate() {
+        let (packed, lows) = split_cell(cell);
+        let codes = if layout == Layout::Exact11 { exact11::unpack(packed) } else { exact12::unpack(packed) };
+        n_escapes += decode_cell(&codes, lows, palette, &escapes[n_escapes..], array_mut(padded.bytes_mut()));
+        padded.store(dst, row_bytes, cell_idx);
+    }
+    match (n_least..=n_most).contains(&n_escapes) {
+        true => Ok(()),
+        false => Err(Error::Corrupt("escapes do not fit their codes")),
+    }
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> &[u8; N] {
