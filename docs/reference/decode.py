@@ -156,6 +156,7 @@ class Shard:
         manifest = tensors.pop()
         read_manifest(self, self.data[manifest.begin : manifest.end])
         self.read_original_header()
+        self.matrices = resident_matrices(self)
         self.match_payloads(tensors)
 
     def read_original_header(self):
@@ -209,7 +210,7 @@ def read_manifest(shard, manifest):
     check(version == 1, "manifest: format %d", version)
     field(table, "writer", str, "manifest")
     shard.mode = field(table, "mode", str, "manifest")
-    check(shard.mode in ("tensors", "opaque"), "manifest: mode %r", shard.mode)
+    check(shard.mode in ("tensors", "resident", "opaque"), "manifest: mode %r", shard.mode)
     shard.chunk_bytes = count_of(table, "chunk_bytes", "manifest")
     check(shard.chunk_bytes in [1 << power for power in range(12, 25)],
           "manifest: chunk_bytes %d", shard.chunk_bytes)
@@ -225,6 +226,14 @@ def read_manifest(shard, manifest):
         if target["shard"] is not None:
             sibling = field(target, "shard", str, "same_as %r" % name)
             check(is_plain_path(sibling) and "/" not in sibling, "same_as %r: %r is no sibling", name, sibling)
+    check(("resident" in table) == (shard.mode == "resident"), "manifest: mode %r and `resident`", shard.mode)
+    shard.layout, shard.resident = None, []
+    if shard.mode == "resident":
+        resident = field(table, "resident", dict, "manifest")
+        shard.layout = field(resident, "layout", str, "resident")
+        check(shard.layout in ("exact11", "exact12"), "resident: layout %r", shard.layout)
+        shard.resident = field(resident, "tensors", list, "resident")
+        check(shard.resident, "resident: no tensors")
 
 
 def original_bytes(shard):
@@ -296,13 +305,17 @@ def check_payload(shard, tensor):
     if tensor.name in shard.same_as or tensor.len_bytes == 0:
         check(not payload, "the payload should be empty")
         return []
-    n_chunks = -(-tensor.len_bytes // shard.chunk_bytes)
+    matrix = shard.matrices.get(tensor.name)
+    n_chunks = -(-tensor.len_bytes // (matrix.chunk_bytes if matrix else shard.chunk_bytes))
     reader = Reader(payload)
     directory = struct.iter_unpack("<IQ", reader.take(12 * n_chunks))
+    if matrix:
+        check(not any(reader.take(-reader.offset % 64)), "the padding of the directory is not zero")
     chunks = []
     for index, (len_bytes, crc) in enumerate(directory):
         with where("chunk %d" % index):
             chunks.append(reader.take(len_bytes))
+            check(not matrix or len_bytes % 64 == 0, "%d bytes are no multiple of 64", len_bytes)
             check(crc64_nvme(chunks[-1]) == crc, "CRC is wrong")
     check(reader.left() == -reader.offset % 64, "the payload is not padded to 64 bytes")
     check(not any(reader.take(reader.left())), "the padding is not zero")
@@ -310,6 +323,8 @@ def check_payload(shard, tensor):
 
 
 def payload_bytes(shard, tensor):
+    if tensor.name in shard.matrices:
+        return resident_bytes(shard, tensor)
     width = 1 if shard.mode == "opaque" else WIDTHS.get(tensor.dtype, 1)
     parts = []
     for index, chunk in enumerate(check_payload(shard, tensor)):
@@ -549,6 +564,131 @@ def restored(archive):
         with where(os.path.join(archive, entry["path"])):
             original = restored_file(archive, entry)
         yield entry["path"], original
+
+
+# ---- 7. Resident tensors -------------------------------------------------------------------------
+
+LAYOUTS = {"exact11": (4, 192, 7), "exact12": (5, 256, 15)}  # id, bytes of a cell's codes, the escape
+
+
+class Matrix:
+    """How a resident tensor is cut."""
+
+    def __init__(self, layout, tensor):
+        shape = tensor.shape
+        check(tensor.dtype == "BF16", "dtype %s", tensor.dtype)
+        check(len(shape) == 2 and all(type(n) is int and n >= 1 for n in shape), "shape %r", shape)
+        check(shape[1] <= 524288, "%d columns", shape[1])
+        self.rows, self.cols = shape
+        self.n_cells = -(-self.cols // 32)
+        self.group_rows = 16 * max(1, 1024 // self.n_cells)
+        self.chunk_bytes = self.group_rows * self.cols * 2
+        self.layout_id, self.code_bytes, self.escape = LAYOUTS[layout]
+        check(tensor.len_bytes == 2 * self.rows * self.cols, "%d bytes", tensor.len_bytes)
+
+
+def resident_matrices(shard):
+    """The matrices that `resident` lists, by name; they are listed in offset order."""
+    matrices, names = {}, list(shard.resident)
+    for tensor in shard.tensors:
+        if names and names[0] == tensor.name:
+            with where("resident %r" % names.pop(0)):
+                check(tensor.name not in shard.same_as, "it is in same_as, too")
+                matrices[tensor.name] = Matrix(shard.layout, tensor)
+    check(not names, "resident: %r is not there, or not in order", names[:1])
+    return matrices
+
+
+def resident_bytes(shard, tensor):
+    matrix, parts = shard.matrices[tensor.name], []
+    for index, group in enumerate(check_payload(shard, tensor)):
+        with where("group %d" % index):
+            n_rows = min(matrix.group_rows, matrix.rows - index * matrix.group_rows)
+            parts.append(group_bytes(group, matrix, n_rows))
+    return b"".join(parts)
+
+
+def group_bytes(group, matrix, n_rows):
+    """The bytes of the `n_rows` rows of a group."""
+    n_tiles = -(-n_rows // 16)
+    table_end = 64 + 8 * (n_tiles + 1)
+    check(len(group) >= table_end, "it ends before its table does")
+    cells_at, nibbles_at, raw_at, found_tiles, flags, layout_id = struct.unpack_from("<IIIIIB", group, 24)
+    check(layout_id == matrix.layout_id, "layout %d", layout_id)
+    check(found_tiles == n_tiles, "%d tiles instead of %d", found_tiles, n_tiles)
+    check(flags in (0, 1) and not any(group[45:64]), "flags that are not 0")
+    table = struct.unpack_from("<%dI" % (2 * n_tiles + 2), group, 64)
+    nibble_start, raw_start = table[0::2], table[1::2]
+    for starts in (nibble_start, raw_start):
+        check(starts[0] == 0 and list(starts) == sorted(starts), "the table does not ascend from 0")
+    check(matrix.escape == 7 or nibble_start[-1] == 0, "nibbles in exact12")
+    tile_bytes = matrix.n_cells * (matrix.code_bytes + 512)
+    check(cells_at == table_end + -table_end % 64, "the cells begin at %d", cells_at)
+    check(nibbles_at == cells_at + n_tiles * tile_bytes, "the nibbles begin at %d", nibbles_at)
+    check(raw_at == nibbles_at + nibble_start[-1], "the raw bytes begin at %d", raw_at)
+    end = raw_at + raw_start[-1] + 64
+    check(len(group) == end + -end % 64, "%d bytes instead of %d", len(group), end + -end % 64)
+    parts = []
+    for tile in range(n_tiles):
+        with where("tile %d" % tile):
+            cells = group[cells_at + tile * tile_bytes : cells_at + (tile + 1) * tile_bytes]
+            nibbles = group[nibbles_at + nibble_start[tile] : nibbles_at + nibble_start[tile + 1]]
+            raw = group[raw_at + raw_start[tile] : raw_at + raw_start[tile + 1]]
+            parts += tile_rows(cells, nibbles, raw, group[:23], matrix)[: n_rows - 16 * tile]
+    weights = set(weight & 0x7FFF for row in parts for weight in row)
+    is_wide = any(0 < weight < (127 - 62) << 7 or weight >= 255 << 7 for weight in weights)
+    check(flags == is_wide, "the flags are %d", flags)
+    return b"".join(struct.pack("<%dH" % matrix.cols, *row) for row in parts)
+
+
+def tile_rows(cells, nibbles, raw, palettes, matrix):
+    """The 16 rows of a tile, each a list of weights without what fills up its last cell."""
+    rows, cell_bytes = [[0] * (32 * matrix.n_cells) for _ in range(16)], matrix.code_bytes + 512
+    palette, second = (palettes[0:7], palettes[8:23]) if matrix.escape == 7 else (palettes[8:23], None)
+    n_nibbles = n_raw = 0
+    for cell in range(matrix.n_cells):
+        packed = cells[cell * cell_bytes : cell * cell_bytes + matrix.code_bytes]
+        lows = cells[cell * cell_bytes + matrix.code_bytes : (cell + 1) * cell_bytes]
+        for index, code in enumerate(CODES[matrix.escape](packed)):
+            if code < matrix.escape:
+                high = palette[code]
+            else:
+                nibble = 15
+                if second is not None:
+                    check(n_nibbles < 2 * len(nibbles), "more escapes than nibbles")
+                    nibble = nibbles[n_nibbles // 2] >> 4 * (n_nibbles % 2) & 15
+                    n_nibbles += 1
+                if nibble < 15:
+                    high = second[nibble]
+                else:
+                    check(n_raw < len(raw), "more escapes than raw bytes")
+                    high = raw[n_raw]
+                    n_raw += 1
+            b, i = index // 64, index % 64
+            rows[4 * (i >> 4) + (i >> 1 & 3)][32 * cell + 4 * b + 2 * (i >> 3 & 1) + (i & 1)] = high << 8 | lows[index]
+    check(-(-n_nibbles // 2) == len(nibbles) and n_raw == len(raw), "escapes are not used up")
+    return [row[: matrix.cols] for row in rows]
+
+
+def codes_exact11(packed):
+    """The 512 codes of a cell, block after block."""
+    a, b, c = packed[0:64], packed[64:128], packed[128:192]
+    codes = []
+    for vector in (a, b, c):
+        codes += [byte & 7 for byte in vector] + [byte >> 3 & 7 for byte in vector]
+    codes += [(x >> 6) + 4 * (z >> 6 & 1) for x, z in zip(a, c)]
+    return codes + [(y >> 6) + 4 * (z >> 7) for y, z in zip(b, c)]
+
+
+def codes_exact12(packed):
+    codes = []
+    for q in range(4):
+        vector = packed[64 * q : 64 * q + 64]
+        codes += [byte & 15 for byte in vector] + [byte >> 4 for byte in vector]
+    return codes
+
+
+CODES = {7: codes_exact11, 15: codes_exact12}
 
 
 def main():

@@ -109,6 +109,12 @@ class Corruption(unittest.TestCase):
         archive = os.path.join(GOLDEN_ROOT, "v1", "header-order", "archive", "model.safetensors")
         self.check_flips(archive, lambda _, len_bytes: range(len_bytes))
 
+    def test_every_byte_of_a_small_resident_archive(self):
+        archive = os.path.join(GOLDEN_ROOT, "v1", "resident-folder", "archive-exact11")
+        small = os.path.join(archive, "model-00001.safetensors")
+        self.assertEqual(list(decode.Shard(small).matrices), ["embed", "a"])
+        self.check_flips(small, lambda _, len_bytes: range(0, len_bytes, 7))
+
     def test_every_truncation_of_a_small_archive(self):
         content = read(os.path.join(GOLDEN_ROOT, "v1", "header-order", "archive", "model.safetensors"))
         with tempfile.TemporaryDirectory() as scratch:
@@ -139,6 +145,30 @@ class Chunks(unittest.TestCase):
                         self.assertNotEqual(decode.chunk_bytes(bytes(flipped), n, 2), expected, position)
                     except decode.Corrupt:
                         pass
+
+
+class Groups(unittest.TestCase):
+    """The same for groups of resident tensors; what means nothing may change without a difference."""
+
+    def test_flips_within_groups(self):
+        for layout in ("exact11", "exact12"):
+            path = os.path.join(GOLDEN_ROOT, "v1", "resident", "archive-" + layout, "model.safetensors")
+            shard = decode.Shard(path)
+            self.assertEqual(list(shard.matrices), ["trained", "one.tile", "wide", "escapes", "zeros"])
+            for name in ("one.tile", "escapes"):
+                matrix = shard.matrices[name]
+                (group,) = decode.check_payload(shard, shard.tensor[name])
+                expected = decode.group_bytes(group, matrix, matrix.rows)
+                for position in list(range(0, 128)) + list(range(128, len(group) - 128, len(group) // 40)):
+                    flipped = bytearray(group)
+                    flipped[position] ^= 1 << position % 8
+                    try:
+                        found = decode.group_bytes(bytes(flipped), matrix, matrix.rows)
+                    except decode.Corrupt:
+                        continue
+                    table_end = 64 + 8 * (-(-matrix.rows // 16) + 1)
+                    may_be_unused = position < 24 or table_end <= position < 128
+                    self.assertTrue(found != expected or may_be_unused, position)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ impl ValueEnum for ResidentArg {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self.0 {
             Layout::Exact11 => "some 11.2 bits a weight",
-            _ => "some 12.1 bits a weight, less work to multiply with",
+            _ => "some 12 bits a weight, less work to multiply with",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
     }

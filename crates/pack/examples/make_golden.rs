@@ -3,7 +3,8 @@
 //!     cargo run --release -p netweight-pack --example make_golden
 //!
 //! Comes out, for each NAME below `tests/golden/v1`: `NAME/original` (left out where it would be large), and its
-//! archives at the two levels, `NAME/archive` and `NAME/archive-max`. A golden that is there is never written again;
+//! archives: at the two levels, `NAME/archive` and `NAME/archive-max`, or, where NAME begins with `resident`, in the two
+//! resident layouts, `NAME/archive-exact11` and `NAME/archive-exact12`. A golden that is there is never written again;
 //! `-- --replace` does so nevertheless, before a format version has been released. The data come from a xorshift
 //! generator, so a second run gives the same originals. Read by `tests/golden.rs` and `docs/reference/test_decode.py`.
 #![forbid(unsafe_code)]
@@ -12,7 +13,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use netweight_pack::{CompressOptions, Level, Silent, compress};
+use netweight_pack::{CompressOptions, Layout, Level, Silent, compress};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -43,7 +44,17 @@ struct Golden {
     name: &'static str,
     files: Vec<(&'static str, Vec<u8>)>, // relative path, bytes
     keep_original: bool,
+    archives: &'static [Archive],
 }
+
+/// (folder within a golden, level, resident layout)
+type Archive = (&'static str, Level, Option<Layout>);
+
+const CODED: [Archive; 2] = [("archive", Level::Default, None), ("archive-max", Level::Max, None)];
+const RESIDENT: [Archive; 2] = [
+    ("archive-exact11", Level::Default, Some(Layout::Exact11)),
+    ("archive-exact12", Level::Default, Some(Layout::Exact12)),
+];
 
 impl Golden {
     fn write(&self, folder: &Path) -> Result<()> {
@@ -53,14 +64,15 @@ impl Golden {
             fs::create_dir_all(path.parent().ok_or("a file has a parent")?)?;
             fs::write(path, bytes)?;
         }
-        for (archive, level) in [("archive", Level::Default), ("archive-max", Level::Max)] {
+        for &(archive, level, resident) in self.archives {
             let (mut source, mut destination) = (original.clone(), folder.join(archive));
             if self.files.len() == 1 {
                 fs::create_dir_all(&destination)?;
                 source.push(self.files[0].0);
                 destination.push(self.files[0].0);
             }
-            compress(&source, &destination, &CompressOptions { level, ..CompressOptions::default() }, &Silent)?;
+            let options = CompressOptions { level, resident, ..CompressOptions::default() };
+            compress(&source, &destination, &options, &Silent)?;
         }
         if !self.keep_original {
             fs::remove_dir_all(&original)?;
@@ -70,7 +82,9 @@ impl Golden {
 }
 
 fn goldens() -> Vec<Golden> {
-    let file = |name, bytes| Golden { name, files: vec![("model.safetensors", bytes)], keep_original: true };
+    let coded = |name, files| Golden { name, files, keep_original: true, archives: &CODED };
+    let file = |name, bytes| coded(name, vec![("model.safetensors", bytes)]);
+    let resident = |name, bytes| Golden { archives: &RESIDENT, ..file(name, bytes) };
     vec![
         file("dtypes", safetensors(dtypes())),
         file("patterns", safetensors(patterns())),
@@ -99,7 +113,10 @@ fn goldens() -> Vec<Golden> {
         ),
         file("opaque-name", safetensors(vec![tensor("netweight.w", "BF16", &[3000], weights(6000, 9))])),
         Golden { keep_original: false, ..file("chunks", safetensors(chunks())) },
-        Golden { name: "folder", files: folder(), keep_original: true },
+        coded("folder", folder()),
+        resident("resident", safetensors(matrices())),
+        Golden { archives: &RESIDENT[..1], keep_original: false, ..resident("resident-groups", safetensors(groups())) },
+        Golden { archives: &RESIDENT, ..coded("resident-folder", resident_folder()) },
     ]
 }
 
@@ -243,6 +260,55 @@ fn folder() -> Vec<(&'static str, Vec<u8>)> {
         ("extra/adapter.safetensors", shard(["x", "y"], 50)),
         ("extra/deeper/notes.bin", noise(1000, 60)),
     ]
+}
+
+/// What lies in tiles and what does not: padded rows and columns, every kind of escape, weights that are wide, ties; and
+/// tensors that are too small, of another dtype, not a matrix, or not made smaller.
+fn matrices() -> Vec<Tensor> {
+    let mut wide = weights(2 * 33 * 200, 70);
+    for (idx, special) in [0x7f80u16, 0xff80, 0x7fc1, 0x8001, 0x8000, 0, 0x207f].into_iter().enumerate() {
+        wide[1000 * idx..1000 * idx + 2].copy_from_slice(&special.to_le_bytes());
+    }
+    let mut escapes = weights(2 * 64 * 96, 71);
+    for (idx, bits) in XorShift::new(72).take(64 * 96).enumerate().step_by(5) {
+        escapes[2 * idx + 1] = (bits >> 40) as u8 | 0x40;
+    }
+    vec![
+        tensor("trained", "BF16", &[150, 200], weights(60_000, 73)),
+        tensor("one.tile", "BF16", &[16, 64], weights(2048, 74)),
+        tensor("wide", "BF16", &[48, 137], wide[..48 * 137 * 2].to_vec()),
+        tensor("escapes", "BF16", &[64, 96], escapes),
+        tensor("zeros", "BF16", &[32, 64], vec![0; 4096]),
+        tensor("zeros.tied", "BF16", &[32, 64], vec![0; 4096]),
+        tensor("zeros.turned", "BF16", &[64, 32], vec![0; 4096]),
+        tensor("norm", "BF16", &[200], weights(400, 75)),
+        tensor("low", "BF16", &[15, 300], weights(9000, 76)),
+        tensor("cube", "BF16", &[2, 32, 64], weights(8192, 77)),
+        tensor("noise", "BF16", &[48, 64], noise(6144, 78)),
+        tensor("other", "F16", &[40, 64], weights(5120, 79)),
+    ]
+}
+
+/// Ties across shards, to a matrix of the same shape and to one of another.
+fn resident_folder() -> Vec<(&'static str, Vec<u8>)> {
+    let matrix = |name, shape: [u64; 2], seed| tensor(name, "BF16", &shape, weights(9216, seed));
+    vec![
+        ("model-00001.safetensors", safetensors(vec![matrix("embed", [48, 96], 84), matrix("a", [96, 48], 85)])),
+        ("model-00002.safetensors", safetensors(vec![matrix("b", [72, 64], 86), matrix("head", [48, 96], 84)])),
+        ("model-00003.safetensors", safetensors(vec![matrix("turned", [96, 48], 84)])),
+        ("config.json", b"{}\n".to_vec()),
+    ]
+}
+
+/// Two groups of one tile each, the second filled up; the original is not kept.
+fn groups() -> Vec<Tensor> {
+    let (rows, cols) = (24, 16_416);
+    let mut bytes = vec![0; 2 * rows * cols];
+    for (row, seed) in [(0, 80), (15, 81), (16, 82), (23, 83)] {
+        let end = 2 * (row + 1) * cols;
+        bytes[end - 3000..end].copy_from_slice(&weights(3000, seed));
+    }
+    vec![tensor("w", "BF16", &[rows as u64, cols as u64], bytes)]
 }
 
 struct Tensor {

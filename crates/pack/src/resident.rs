@@ -177,3 +177,63 @@ fn layout_error(error: netweight_layout::Error) -> Error {
         _ => Error::corrupt("a group that cannot be decoded"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netweight_container::{ErrorKind, Header};
+
+    use super::*;
+
+    fn header() -> Header {
+        let json = concat!(
+            r#"{"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},"#,
+            r#""b":{"dtype":"BF16","shape":[6],"data_offsets":[12,24]},"#,
+            r#""c":{"dtype":"F16","shape":[2,3],"data_offsets":[24,36]},"#,
+            r#""d":{"dtype":"BF16","shape":[1,524289],"data_offsets":[36,1048614]},"#,
+            r#""e":{"dtype":"BF16","shape":[16,32],"data_offsets":[1048614,1049638]},"#,
+            r#""f":{"dtype":"BF16","shape":[0,3],"data_offsets":[1049638,1049638]}}"#
+        );
+        let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+        Header::parse(&bytes, bytes.len() as u64 + 1_049_638).unwrap()
+    }
+
+    #[test]
+    fn lists_of_resident_tensors() {
+        let check = |layout: &str, names: &[&str], expected: Option<ErrorKind>| {
+            let tensors = names.iter().map(|&name| name.to_owned()).collect();
+            let resident = Resident { layout: layout.to_owned(), tensors };
+            let found = codings(&resident, &header().tensors, |name| name == "e");
+            assert_eq!(found.as_ref().err().map(Error::kind), expected, "{layout} {names:?}");
+            let n_groups = found.iter().flatten().filter(|coding| matches!(coding, Coding::Groups(_))).count();
+            assert_eq!(n_groups, if expected.is_none() { names.len() } else { 0 });
+        };
+        let corrupt = Some(ErrorKind::Corrupt);
+        check("exact11", &["a"], None);
+        check("exact12", &["a"], None);
+        for unknown in ["exact13", "bf16", "f32", ""] {
+            check(unknown, &["a"], Some(ErrorKind::Unsupported));
+        }
+        for name in ["b", "c", "d", "e", "f", "g"] {
+            check("exact11", &[name], corrupt);
+        }
+        check("exact11", &["a", "a"], corrupt);
+        check("exact11", &["", "a"], corrupt);
+    }
+
+    #[test]
+    fn flags_are_checked() {
+        let geometry = Geometry::new(Layout::Exact11, 20, 40).unwrap();
+        for (weight, is_wide) in [(0x3f80u16, false), (0x0000, false), (0x2080, false), (0x207f, true), (0xff80, true)]
+        {
+            let mut raw = [0x80, 0x3f].repeat(20 * 40);
+            raw[10..12].copy_from_slice(&weight.to_le_bytes());
+            let (mut group, mut back) = (Vec::new(), vec![0xaa; raw.len()]);
+            encode(&geometry, &raw, &mut group).unwrap();
+            assert_eq!(check(&geometry, &group).unwrap().is_wide(), is_wide, "{weight:04x}");
+            decode(&geometry, &group, &mut back).unwrap();
+            assert!(back == raw);
+            group[40] ^= 1;
+            assert_eq!(decode(&geometry, &group, &mut back).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+}

@@ -11,19 +11,24 @@ use std::path::{Path, PathBuf};
 
 use common::{problems, read_folder, try_restore};
 use netweight_container::{Header, InputFile};
-use netweight_pack::{CompressOptions, Level, Silent, compress};
+use netweight_pack::{CompressOptions, Layout, Level, Silent, compress};
 
 /// The newest set.
 const CURRENT: &str = "v1";
 
-/// (level, folder within a golden)
-const LEVELS: [(Level, &str); 2] = [(Level::Default, "archive"), (Level::Max, "archive-max")];
+/// (folder within a golden, level, resident layout)
+const ARCHIVES: [(&str, Level, Option<Layout>); 4] = [
+    ("archive", Level::Default, None),
+    ("archive-max", Level::Max, None),
+    ("archive-exact11", Level::Default, Some(Layout::Exact11)),
+    ("archive-exact12", Level::Default, Some(Layout::Exact12)),
+];
 
 #[test]
 fn goldens_restore() {
     let goldens = goldens(|_| true);
     for golden in &goldens {
-        for (_, archive) in LEVELS {
+        for (archive, _, _) in archives(golden) {
             let scratch = tempfile::tempdir().unwrap();
             let back = restore_into(scratch.path(), &golden.join(archive));
             let original = golden.join("original");
@@ -37,11 +42,11 @@ fn goldens_restore() {
 #[test]
 fn the_encoder_still_writes_the_same() {
     for golden in &goldens(|set| set == CURRENT) {
-        for (level, archive) in LEVELS {
+        for (archive, level, resident) in archives(golden) {
             let scratch = tempfile::tempdir().unwrap();
             let (expected, again) = (golden.join(archive), scratch.path().join("again"));
             let original = restore_into(scratch.path(), &expected);
-            let options = CompressOptions { level, ..CompressOptions::default() };
+            let options = CompressOptions { level, resident, ..CompressOptions::default() };
             if is_folder(&expected) {
                 compress(&original, &again, &options, &Silent).unwrap();
             } else {
@@ -68,8 +73,16 @@ fn goldens(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .map(|golden| golden.unwrap().path())
         .collect();
     goldens.sort();
-    assert!(goldens.len() >= 16, "only {} goldens", goldens.len());
+    assert!(goldens.len() >= 19, "only {} goldens", goldens.len());
     goldens
+}
+
+/// The archives of a golden.
+fn archives(golden: &Path) -> Vec<(&'static str, Level, Option<Layout>)> {
+    let found: Vec<_> = ARCHIVES.into_iter().filter(|(archive, ..)| golden.join(archive).exists()).collect();
+    let n_entries = fs::read_dir(golden).unwrap().count();
+    assert_eq!(found.len(), n_entries - usize::from(golden.join("original").exists()), "{}", golden.display());
+    found
 }
 
 fn is_folder(archive: &Path) -> bool {
