@@ -1,9 +1,9 @@
 //! Whole archives: shards as they stand, shards whose digests hold but nothing else need, and folders.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use netweight_container::Digest;
+use netweight_container::{Digest, MappedFile};
 use netweight_pack::{ArchiveShard, InspectOptions, RestoreOptions, Silent, VerifyOptions, inspect, restore, verify};
 
 use crate::scratch::Scratch;
@@ -56,7 +56,22 @@ fn exercise(path: &Path) {
         }
         None => assert!(!is_whole, "verify approves what cannot be read"),
     }
+    map_matrices(&shard, over_zeros.as_deref());
     assert!(shard.read_range(shard.original_bytes(), &mut [0]).is_err());
+}
+
+/// Takes resident tensors from the mapped file, as an engine does; `whole` is the original, if it can be read.
+fn map_matrices(shard: &ArchiveShard, whole: Option<&[u8]>) {
+    for entry in shard.tensors().iter().take(20) {
+        let Some(found) = shard.resident(&entry.name) else { continue };
+        let memory = Arc::new(MappedFile::open(&found.path).expect("the file just read"));
+        let mut bytes = vec![0xaa; entry.len_bytes() as usize]; // At most 4 MiB.
+        let is_decoded = found.matrix(memory).is_ok_and(|matrix| matrix.decode(&mut bytes).is_ok());
+        let Some(whole) = whole else { continue };
+        assert!(is_decoded, "read, but not mapped");
+        let start = (shard.header().header_bytes + entry.start) as usize;
+        assert!(bytes == whole[start..start + bytes.len()], "mapped otherwise than read");
+    }
 }
 
 fn read_all(shard: &ArchiveShard, memory: u8) -> Option<Vec<u8>> {

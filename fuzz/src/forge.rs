@@ -6,7 +6,7 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use netweight_codec::checksum;
-use netweight_container::{Digest, Header, Manifest, Mode, OPAQUE_NAME, n_chunks};
+use netweight_container::{ALIGNMENT, Digest, Header, Manifest, Mode, OPAQUE_NAME, chunks_offset, n_chunks};
 
 use crate::input::Input;
 
@@ -106,16 +106,23 @@ fn repair_checksums(bytes: &mut [u8], header_bytes: usize) -> Option<()> {
     };
     for (name, len_bytes) in sizes {
         let Some(entry) = entries.iter().find(|entry| entry.name == name) else { continue };
-        repair_payload(&mut data[entry.start as usize..entry.end as usize], n_chunks(len_bytes, manifest.chunk_bytes));
+        let payload = &mut data[entry.start as usize..entry.end as usize];
+        let is_resident = manifest.resident.as_ref().is_some_and(|resident| resident.tensors.contains(&name));
+        match is_resident {
+            true => repair_payload(payload, 1, ALIGNMENT), // More than one group is more than an input is long.
+            false => repair_payload(payload, n_chunks(len_bytes, manifest.chunk_bytes), 1),
+        }
     }
     Some(())
 }
 
-fn repair_payload(payload: &mut [u8], n_chunks: u64) {
-    let directory_bytes = usize::try_from(n_chunks).ok().and_then(|n_chunks| n_chunks.checked_mul(12));
-    let split = directory_bytes.and_then(|directory_bytes| payload.split_at_mut_checked(directory_bytes));
+fn repair_payload(payload: &mut [u8], n_chunks: u64, chunk_alignment: u64) {
+    if n_chunks > payload.len() as u64 {
+        return;
+    }
+    let split = payload.split_at_mut_checked(chunks_offset(n_chunks, chunk_alignment) as usize);
     let Some((directory, mut chunks)) = split else { return };
-    for entry in directory.chunks_exact_mut(12) {
+    for entry in directory.chunks_exact_mut(12).take(n_chunks as usize) {
         let (len_bytes, crc) = entry.split_at_mut(4);
         let len_bytes = u32::from_le_bytes(*len_bytes.first_chunk().expect("four bytes"));
         let Some((chunk, rest)) = chunks.split_at_mut_checked(len_bytes as usize) else { return };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use netweight_codec::Level;
-use netweight_pack::{CompressOptions, Silent, compress};
+use netweight_pack::{CompressOptions, Layout, Silent, compress};
 
 use crate::scratch::Scratch;
 
@@ -55,6 +55,14 @@ pub(crate) fn headers() -> Vec<(&'static str, usize)> {
             ),
             8192,
         ),
+        // Two matrices, one with padding.
+        (
+            concat!(
+                r#"{"m":{"dtype":"BF16","shape":[16,64],"data_offsets":[0,2048]},"#,
+                r#""n":{"dtype":"BF16","shape":[31,90],"data_offsets":[2048,7628]}}"#
+            ),
+            7628,
+        ),
     ]
 }
 
@@ -64,21 +72,24 @@ pub(crate) fn files() -> Vec<Vec<u8>> {
     headers().into_iter().map(|(json, n)| file(json, &period.repeat(2)[..n])).collect()
 }
 
-/// Options with one thread.
-pub(crate) fn options(level: Level) -> CompressOptions {
-    CompressOptions { level, threads: 1, ..CompressOptions::default() }
+/// Options with one thread, by a number: both levels, and each resident layout with both.
+pub(crate) fn options(number: u8) -> CompressOptions {
+    let level = if number.is_multiple_of(2) { Level::Default } else { Level::Max };
+    let resident = [None, Some(Layout::Exact11), Some(Layout::Exact12)][usize::from(number / 2 % 3)];
+    CompressOptions { level, resident, threads: 1, ..CompressOptions::default() }
 }
 
-/// Archives of [`files`], at both levels.
+/// Archives of [`files`], at both levels, and in the resident layouts.
 pub(crate) fn archives() -> Vec<Vec<u8>> {
-    let archive = |level: Level, file: &[u8]| {
+    let archive = |number: u8, file: &[u8]| {
         let scratch = Scratch::new();
         let (source, target) = (scratch.write("a.safetensors", file), scratch.path("b.safetensors"));
-        compress(&source, &target, &options(level), &Silent).expect("a good file");
+        compress(&source, &target, &options(number), &Silent).expect("a good file");
         std::fs::read(target).expect("an archive")
     };
-    let levels = [Level::Default, Level::Max];
-    levels.into_iter().flat_map(|level| files().into_iter().map(move |file| archive(level, &file))).collect()
+    let coded = [0, 1].into_iter().flat_map(|number| files().into_iter().map(move |file| archive(number, &file)));
+    let matrices = files().pop().expect("a file with matrices");
+    coded.chain([2, 4].map(|number| archive(number, &matrices))).collect()
 }
 
 /// Makes an archive folder with a shard, an index and side files below `folder`; gives its `netweight.json`.
@@ -94,6 +105,6 @@ pub(crate) fn archive_folder(folder: &Path) -> Vec<u8> {
     );
     write("config.json", b"{}");
     write("sub/notes.txt", b"notes");
-    compress(&source, folder, &options(Level::Default), &Silent).expect("a good folder");
+    compress(&source, folder, &options(0), &Silent).expect("a good folder");
     std::fs::read(folder.join("netweight.json")).expect("netweight.json")
 }

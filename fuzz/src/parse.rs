@@ -1,8 +1,8 @@
 //! The container's parsers: headers, manifests, chunk directories.
 
 use netweight_container::{
-    Digest, FileKind, FolderFile, FolderManifest, Header, InputFile, Manifest, Mode, Original, SameAs, check_padding,
-    check_relative_path, encode_directory, padded, read_directory,
+    ALIGNMENT, Digest, FileKind, FolderFile, FolderManifest, Header, InputFile, Manifest, Mode, Original, Resident,
+    SameAs, check_padding, check_relative_path, chunks_offset, encode_directory, padded, read_directory,
 };
 use netweight_tensor::{Dtype, n_bytes};
 use safetensors::SafeTensors;
@@ -97,6 +97,7 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
         chunk_bytes: 4096,
         original: Original { bytes: 99, sha256: Digest::of(&[b"x"]), header_bytes: 10 },
         same_as: [("a".to_owned(), same)].into(),
+        resident: None,
         header: b"0123456789".to_vec(),
     };
     let opaque = Manifest { mode: Mode::Opaque, same_as: Default::default(), header: vec![], ..manifest.clone() };
@@ -106,7 +107,9 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
         let last = if is_zlib { zlib } else { &manifest.header };
         [&[u8::from(is_zlib)], &b"header\0"[..], json, b"\0", last].concat()
     };
-    vec![seed(&manifest, false), seed(&manifest, true), seed(&opaque, false)]
+    let resident = Some(Resident { layout: "exact11".to_owned(), tensors: vec!["w".to_owned()] });
+    let resident = Manifest { mode: Mode::Resident, resident, ..manifest.clone() };
+    vec![seed(&manifest, false), seed(&manifest, true), seed(&opaque, false), seed(&resident, false)]
 }
 
 /// Input: the bytes of `netweight.json`, or those before its digest.
@@ -136,32 +139,46 @@ pub(crate) fn folder_manifest_seeds() -> Vec<Vec<u8>> {
     vec![whole, body]
 }
 
-/// Input: where the payload begins (u8) and how many chunks it has (u16); then a file whose end is the payload's.
+/// Input: where the payload begins (u8), how many chunks it has (u16), and whether they are aligned (u8); then a file
+/// whose end is the payload's.
 pub(crate) fn directory(input: &[u8]) {
     let mut parts = Input::new(input);
-    let (start, n_chunks, bytes) = (u64::from(parts.u8()), u64::from(parts.u16()), parts.rest());
+    let (start, n_chunks) = (u64::from(parts.u8()), u64::from(parts.u16()));
+    let (alignment, bytes) = (if parts.u8() % 2 == 1 { ALIGNMENT } else { 1 }, parts.rest());
     let scratch = Scratch::new();
     let input = InputFile::open(&scratch.write("payload", bytes)).expect("the file just written");
     let end = bytes.len() as u64;
     let start = start.min(end);
-    let Ok(chunks) = read_directory(&input, start, end, n_chunks) else { return };
-    let mut offset = start + 12 * n_chunks;
+    let Ok(chunks) = read_directory(&input, start, end, n_chunks, alignment) else { return };
+    let first = start + chunks_offset(n_chunks, alignment);
+    let mut offset = first;
     for chunk in &chunks {
-        assert_eq!(chunk.offset, offset);
+        assert_eq!((chunk.offset, (offset - start) % alignment), (offset, 0));
         offset += u64::from(chunk.len_bytes);
     }
     assert_eq!((chunks.len() as u64, padded(offset - start)), (n_chunks, end - start));
-    let is_padded = check_padding(&input, &chunks, end).is_ok();
-    assert_eq!(is_padded, bytes[offset as usize..].iter().all(|&byte| byte == 0));
+    let is_padded = check_padding(&input, start, &chunks, end).is_ok();
+    let gap = (start + 12 * n_chunks) as usize..first as usize;
+    assert_eq!(is_padded, bytes[gap].iter().chain(&bytes[offset as usize..]).all(|&byte| byte == 0));
 }
 
 pub(crate) fn directory_seeds() -> Vec<Vec<u8>> {
-    let seed = |start: u8, sizes: &[u32]| {
-        let directory = encode_directory(&sizes.iter().map(|&size| (size, 0x0123_4567_89ab_cdef)).collect::<Vec<_>>());
+    let seed = |start: u8, sizes: &[u32], is_aligned: bool| {
+        let mut directory =
+            encode_directory(&sizes.iter().map(|&size| (size, 0x0123_4567_89ab_cdef)).collect::<Vec<_>>());
+        if is_aligned {
+            directory.resize(directory.len().next_multiple_of(64), 0);
+        }
         let mut payload = [&directory[..], &vec![7; sizes.iter().sum::<u32>() as usize]].concat();
         payload.resize(payload.len().next_multiple_of(64), 0);
         let n_chunks = (sizes.len() as u16).to_le_bytes();
-        [&[start], &n_chunks[..], &vec![1; usize::from(start)], &payload].concat()
+        [&[start], &n_chunks[..], &[u8::from(is_aligned)], &vec![1; usize::from(start)], &payload].concat()
     };
-    vec![seed(0, &[]), seed(0, &[1]), seed(64, &[100, 0, 33]), seed(5, &[52, 64])]
+    vec![
+        seed(0, &[], false),
+        seed(0, &[1], false),
+        seed(64, &[100, 0, 33], false),
+        seed(5, &[52, 64], false),
+        seed(3, &[128, 64], true),
+    ]
 }
