@@ -168,6 +168,7 @@ impl Input {
         block_idx * FLOAT_TOKENS * self.n_cells() * 2
     }
 
+    #[cfg(target_arch = "x86_64")]
     /// Whether activations are bf16 and were packed for AMX.
     pub(crate) fn has_words(&self) -> bool {
         self.has_words
@@ -182,12 +183,14 @@ impl Input {
         self.n_tokens.min(WORD_TOKENS)
     }
 
+    #[cfg(target_arch = "x86_64")]
     /// (n_cells, width) lines of a block.
     pub(crate) fn word_block(&self, block_idx: usize) -> &[Line<[u16; CELL_COLS]>] {
         assert!(self.has_words, "words are there in bf16 and for AMX only");
         &self.words[self.word_begin(block_idx)..][..self.n_cells() * self.word_width()]
     }
 
+    #[cfg(target_arch = "x86_64")]
     fn word_begin(&self, block_idx: usize) -> usize {
         block_idx * WORD_TOKENS * self.n_cells()
     }

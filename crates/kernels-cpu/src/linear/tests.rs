@@ -155,7 +155,9 @@ fn check(case: &Case, all_n_tokens: &[usize], random: &mut Random) {
     }
 }
 
-const TOKENS: [usize; 16] = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 23, 31, 33, 40];
+/// Fewer where the tests run in an emulator.
+const TOKENS: &[usize] =
+    if cfg!(target_arch = "aarch64") { &[1, 2, 11] } else { &[1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 23, 31, 33, 40] };
 
 /// Every kernel, layout, number of tokens and kind of value.
 #[test]
@@ -166,7 +168,7 @@ fn all_instruction_sets_give_the_same_bits() {
             for activations in [Values::Plain, Values::Sparse, Values::Wide, Values::Any] {
                 for precision in [Precision::Bf16, Precision::F32] {
                     let case = Case { layout, weights, activations, precision, shape: (21, 70) };
-                    check(&case, &TOKENS, &mut random);
+                    check(&case, TOKENS, &mut random);
                 }
             }
         }
@@ -191,7 +193,7 @@ fn shapes() {
 #[test]
 fn all_numbers_of_tokens() {
     let mut random = Random(0x0dd0_0dd0_0dd0_0dd1);
-    let n_tokens: Vec<usize> = (1..=40).chain([64, 65, 100]).collect();
+    let n_tokens: Vec<usize> = (1..=*TOKENS.last().unwrap()).chain([64, 65]).collect();
     for layout in Layout::all() {
         let (weights, activations) = (Values::Plain, Values::Plain);
         let case = Case { layout, weights, activations, precision: Precision::Bf16, shape: (34, 330) };

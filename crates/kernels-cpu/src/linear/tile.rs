@@ -9,6 +9,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) layout: Layout,
     pub(crate) n_cells: usize,
     /// Whether hardware that flushes subnormals must not be used.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) is_wide: bool,
     /// (n_cells, layout.cell_bytes())
     pub(crate) cells: &'a [u8],
@@ -42,6 +43,7 @@ impl<'a> Tile<'a> {
     }
 
     /// The byte that stands for an escape in `palette`.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn marker(&self) -> u8 {
         self.palette[15]
     }
