@@ -6,18 +6,22 @@
 //!
 //! ```text
 //! up to 16 tokens:  for each cell: decode it to memory; multiply the cell that was decoded some cells ago
-//! more tokens:      for each run of 16 cells, in two tiles: decode it; for each 32 tokens: multiply 2 x 2
+//! more tokens:      for each run of 16 cells, for each two of up to eight tiles:
+//!                       decode it; for each 32 tokens: multiply 2 x 2, sums carried on in memory
 //! ```
 //!
 //! Q: Why not multiply a cell right after decoding it? Tile loads do not take bytes out of the store buffer: they
 //! wait until all 16 lines have reached the cache.
+//!
+//! Q: Why eight tiles? The activations of many tokens do not fit the caches near the core: each run of them is
+//! fetched once for all eight. One pair of tiles at a time reached a fifth of what the tiles can do.
 //!
 //! TDPBF16PS takes subnormals as 0. Activations of bf16 precision and weights of groups that are not wide have no
 //! products or sums of products that are subnormal; everything else goes to avx512.rs.
 
 use super::avx512::{self, Avx512, expand_escapes};
 use super::loaders::{Exact11, Exact12, PairLoader, Registers};
-use super::scratch::{MAX_TILES, Worker};
+use super::scratch::{MAX_TILES, Sums, Worker};
 use super::tile::Tile;
 use super::tiles::{self, Config, WORD_TOKENS_PER_TILE as TILE_TOKENS};
 use super::{LinearKernels, fma::PREFETCH_BYTES};
@@ -27,7 +31,7 @@ use std::arch::x86_64::*;
 
 /// The table row.
 pub(crate) static KERNELS: LinearKernels =
-    LinearKernels { multiply, decode_row: avx512::decode_row, pairs_from: TILE_TOKENS + 1 };
+    LinearKernels { multiply, decode_row: avx512::decode_row, many_tiles_from: TILE_TOKENS + 1 };
 
 /// Lines of a decoded cell.
 const CELL_LINES: usize = 16;
@@ -194,43 +198,78 @@ impl Source {
     }
 }
 
-/// More than 16 tokens with one tile or two.
+/// More than 16 tokens.
 fn multiply_many(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
     let _config = Config::load(TILE_TOKENS);
     for (tile, escapes) in tiles.iter().zip(&mut worker.escapes) {
         expand_escapes(tile, escapes);
     }
-    // SAFETY: the CPU has the features and there is room for escapes, the caller checked.
-    let source = |tile_idx: usize| unsafe { Source::new(&tiles[tile_idx], worker.escapes[tile_idx].as_ptr()) };
-    let mut sources = [source(0), source(tiles.len() - 1)];
-    let n_cells = tiles[0].n_cells;
-    let n_blocks = input.n_word_blocks();
+    let mut sources: [Source; MAX_TILES] = std::array::from_fn(|idx| {
+        let tile_idx = idx.min(tiles.len() - 1);
+        // SAFETY: the CPU has the features and there is room for escapes, the caller checked.
+        unsafe { Source::new(&tiles[tile_idx], worker.escapes[tile_idx].as_ptr()) }
+    });
+    let (n_cells, n_blocks) = (tiles[0].n_cells, input.n_word_blocks());
     for first_cell in (0..n_cells).step_by(RUN_CELLS) {
         let run_cells = RUN_CELLS.min(n_cells - first_cell);
-        let mut weights = [std::ptr::null(); MAX_TILES];
-        let runs = worker.expanded.chunks_exact_mut(RUN_CELLS * CELL_LINES);
-        for ((source, run), weights) in sources[..tiles.len()].iter_mut().zip(runs).zip(&mut weights) {
-            // SAFETY: the CPU has the features; the run is not longer than the rest of the tile.
-            *weights = unsafe { source.next_run(run_cells, run) };
+        for first_tile in (0..tiles.len()).step_by(2) {
+            let pair = first_tile..tiles.len().min(first_tile + 2);
+            let mut weights = [std::ptr::null(); 2];
+            let runs = worker.expanded.chunks_exact_mut(RUN_CELLS * CELL_LINES);
+            for ((source, run), weights) in sources[pair.clone()].iter_mut().zip(runs).zip(&mut weights) {
+                // SAFETY: the CPU has the features; the run is not longer than the rest of the tile.
+                *weights = unsafe { source.next_run(run_cells, run) };
+            }
+            let is_last = pair.end == tiles.len();
+            let (next, next_cell) = if is_last { (0, first_cell + run_cells) } else { (pair.end, first_cell) };
+            let mut ahead = Ahead::new(&tiles[next..], next_cell, run_cells * n_blocks.div_ceil(2));
+            let run = Run { first_cell, n_cells: run_cells, weights };
+            for block_idx in (0..n_blocks).step_by(2) {
+                // SAFETY: tiles are configured; `weights` are the run's cells.
+                unsafe { run.multiply(input, block_idx, &mut worker.sums, pair.clone(), &mut ahead) };
+            }
         }
-        let mut ahead = Ahead::new(tiles, first_cell + run_cells, run_cells * n_blocks.div_ceil(2));
-        for block_idx in (0..n_blocks).step_by(2) {
-            let n = (2.min(n_blocks - block_idx), tiles.len());
-            let x = [block_idx, block_idx + n.0 - 1];
-            let x = x.map(|block_idx| input.word_block(block_idx)[first_cell * TILE_TOKENS..].as_ptr().cast::<u8>());
-            let sums = std::array::from_fn(|tile_idx| {
-                let sums = worker.sums.tile_mut(tile_idx)[block_idx * TILE_TOKENS..][..n.0 * TILE_TOKENS].as_mut_ptr();
-                [sums.cast::<u8>(), sums.wrapping_add((n.0 - 1) * TILE_TOKENS).cast()]
-            });
-            let step = Step { is_first: first_cell == 0, n_cells: run_cells, x, weights, sums };
-            // SAFETY: tiles are configured; pointers are those of blocks, of weights and of sums that are there.
-            unsafe {
-                match n {
-                    (1, 1) => step.run::<1, 1>(&mut ahead),
-                    (1, _) => step.run::<1, 2>(&mut ahead),
-                    (_, 1) => step.run::<2, 1>(&mut ahead),
-                    _ => step.run::<2, 2>(&mut ahead),
-                }
+    }
+}
+
+/// A run of cells of one or two tiles.
+struct Run {
+    first_cell: usize,
+    n_cells: usize,
+    weights: [*const u8; 2], // each (n_cells, 16 pairs, 16 rows, 2) bf16
+}
+
+impl Run {
+    /// With one or two blocks of 16 tokens.
+    ///
+    /// # Safety
+    /// Tiles are configured for 16 tokens; `weights` has the cells of as many tiles as `tiles`.
+    unsafe fn multiply(
+        &self,
+        input: &Input,
+        block_idx: usize,
+        sums: &mut Sums,
+        tiles: std::ops::Range<usize>,
+        ahead: &mut Ahead,
+    ) {
+        let n_blocks = 2.min(input.n_word_blocks() - block_idx);
+        let x = [block_idx, block_idx + n_blocks - 1].map(|block_idx| {
+            let lines = &input.word_block(block_idx)[self.first_cell * TILE_TOKENS..][..self.n_cells * TILE_TOKENS];
+            lines.as_ptr().cast::<u8>()
+        });
+        let sums = [tiles.start, tiles.end - 1].map(|tile_idx| {
+            let lines = &mut sums.tile_mut(tile_idx)[block_idx * TILE_TOKENS..][..n_blocks * TILE_TOKENS];
+            let lines = lines.as_mut_ptr();
+            [lines.cast::<u8>(), lines.wrapping_add((n_blocks - 1) * TILE_TOKENS).cast()]
+        });
+        let step = Step { is_first: self.first_cell == 0, n_cells: self.n_cells, x, weights: self.weights, sums };
+        // SAFETY: pointers are those of blocks, of weights and of sums that are there.
+        unsafe {
+            match (n_blocks, tiles.len()) {
+                (1, 1) => step.run::<1, 1>(ahead),
+                (1, _) => step.run::<1, 2>(ahead),
+                (_, 1) => step.run::<2, 1>(ahead),
+                _ => step.run::<2, 2>(ahead),
             }
         }
     }
@@ -292,7 +331,7 @@ impl Step {
 
 /// Asks for the weights of the next run while this one is multiplied: evenly, a few lines a step.
 struct Ahead {
-    next: [*const u8; MAX_TILES],
+    next: [*const u8; 2],
     n_lines_left: usize,
     lines_a_step: usize,
 }
@@ -301,7 +340,7 @@ impl Ahead {
     fn new(tiles: &[Tile<'_>], first_cell: usize, n_steps: usize) -> Ahead {
         let n_lines = (RUN_CELLS * tiles[0].layout.cell_bytes() + PREFETCH_BYTES) / 64;
         let at = |tile: &Tile<'_>| tile.cells.as_ptr().wrapping_add(first_cell * tile.layout.cell_bytes());
-        let next = [at(&tiles[0]), at(&tiles[tiles.len() - 1])];
+        let next = [at(&tiles[0]), at(&tiles[1.min(tiles.len() - 1)])];
         Ahead { next, n_lines_left: n_lines, lines_a_step: n_lines.div_ceil(n_steps) }
     }
 
@@ -319,4 +358,4 @@ impl Ahead {
     }
 }
 
-const _: () = assert!(TILE_ROWS == 16 && RUN_CELLS * CELL_LINES * MAX_TILES <= super::scratch::EXPANDED_LINES);
+const _: () = assert!(TILE_ROWS == 16 && RUN_CELLS * CELL_LINES * 2 <= super::scratch::EXPANDED_LINES);

@@ -15,7 +15,7 @@ use netweight_layout::{CELL_COLS, Layout};
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, pairs_from: usize::MAX };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, many_tiles_from: usize::MAX };
 
 /// Tokens whose chains fit registers: four registers each, of 16.
 const MAX_TOKENS: usize = 2;

@@ -13,7 +13,7 @@ use netweight_layout::{CELL_COLS, Layout, READ_SLACK};
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, pairs_from: usize::MAX };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, many_tiles_from: usize::MAX };
 
 /// Tokens whose sums fit registers: three registers each, of 32.
 const MAX_TOKENS: usize = 8;

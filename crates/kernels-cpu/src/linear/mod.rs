@@ -2,7 +2,7 @@
 //! one f32 for each token and row, the same bits on every instruction set, in any number of threads, and for any
 //! number of tokens at once.
 //!
-//! A work item is a tile of 16 rows (two where a kernel wants two) with all tokens. A kernel decodes weights in
+//! A work item is a tile of 16 rows (up to eight where a kernel wants many) with all tokens. A kernel decodes weights in
 //! registers and multiplies them right there; where tokens are many it decodes a few cells into the first-level cache
 //! first and multiplies them with all tokens. Suggested reading: `scalar.rs` (the definition), `fma.rs` (the same for
 //! registers of any width), one of `avx512.rs`, `avx2.rs`, `neon.rs` (how cells are decoded), `amx.rs`.
@@ -43,7 +43,7 @@ use tile::Tile;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::is_exact as has_exact_tiles;
 
-/// `(tiles, input, worker)`: products of 1 or 2 tiles with all tokens of the input, which have as many columns. Tile
+/// `(tiles, input, worker)`: products of 1 to 8 tiles of one matrix with all tokens of the input, which have as many columns. Tile
 /// `idx`'s go to `worker.sums.tile(idx)`. `worker` has room for them.
 pub(crate) type Multiply = fn(&[Tile<'_>], &Input, &mut Worker);
 /// `(tile, row, worker, out)`: the weights of one row as f32. `out` has the columns of the matrix.
@@ -53,8 +53,8 @@ pub(crate) type DecodeRow = fn(&Tile<'_>, usize, &mut Worker, &mut [f32]);
 pub(crate) struct LinearKernels {
     pub(crate) multiply: Multiply,
     pub(crate) decode_row: DecodeRow,
-    /// From as many tokens on, `multiply` wants two tiles at once.
-    pub(crate) pairs_from: usize,
+    /// From as many tokens on, `multiply` wants many tiles at once.
+    pub(crate) many_tiles_from: usize,
 }
 
 fn kernels(isa: Isa) -> &'static LinearKernels {
@@ -77,6 +77,11 @@ const RUN_WEIGHTS: usize = 1 << 17;
 /// Items of a run: enough to make claiming cheap, few enough that threads finish together.
 fn run_len(n_items: usize, item_weights: usize, n_threads: usize) -> usize {
     (RUN_WEIGHTS / item_weights).min(n_items / (8 * n_threads)).max(1)
+}
+
+/// Tiles of an item where a kernel wants many: an even number, and still some items for each thread.
+fn item_tiles(n_tiles: usize, n_threads: usize) -> usize {
+    (n_tiles / (4 * n_threads) / 2 * 2).clamp(2, MAX_TILES)
 }
 
 /// One matrix of a call.
@@ -116,7 +121,8 @@ pub fn linear(
     }
     check(input, jobs, y.len(), y_stride);
     let kernels = kernels(isa);
-    let tiles_per_item = if n_tokens >= kernels.pairs_from { MAX_TILES } else { 1 };
+    let n_tiles = jobs.iter().map(|job| job.matrix.n_tiles()).sum();
+    let tiles_per_item = if n_tokens >= kernels.many_tiles_from { item_tiles(n_tiles, pool.n_threads()) } else { 1 };
     let n_items = jobs.iter().map(|job| job.n_items(tiles_per_item)).sum();
     let output = Output::new(y, y_stride);
     let run_len = run_len(n_items, tiles_per_item * TILE_ROWS * input.cols(), pool.n_threads());
@@ -125,9 +131,11 @@ pub fn linear(
         assert!(worker.has_room(n_tokens, input.cols()), "a scratch of fewer tokens or columns");
         for item in items {
             let (job, tiles) = find(jobs, item, tiles_per_item);
-            let n_tiles = tiles.len();
-            let views = [tiles.start, tiles.end - 1].map(|tile_idx| Tile::of(job.matrix, tile_idx));
-            (kernels.multiply)(&views[..n_tiles], input, &mut worker);
+            let mut views = [Tile::of(job.matrix, tiles.start); MAX_TILES];
+            for (view, tile_idx) in views.iter_mut().zip(tiles.clone()).skip(1) {
+                *view = Tile::of(job.matrix, tile_idx);
+            }
+            (kernels.multiply)(&views[..tiles.len()], input, &mut worker);
             for (idx, tile_idx) in tiles.enumerate() {
                 write_tile(job, tile_idx, worker.sums.tile(idx), n_tokens, &output);
             }

@@ -16,7 +16,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, pairs_from: usize::MAX };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, many_tiles_from: usize::MAX };
 
 /// Tokens whose chains fit registers: eight registers each, of 32.
 const MAX_TOKENS: usize = 2;

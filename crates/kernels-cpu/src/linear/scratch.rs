@@ -6,7 +6,7 @@ use netweight_layout::{CELL_COLS, READ_SLACK, TILE_ROWS};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Tiles that a kernel may take at once.
-pub(crate) const MAX_TILES: usize = 2;
+pub(crate) const MAX_TILES: usize = 8;
 /// Lines of decoded weights: 32 KiB, to stay in the first-level cache.
 pub(crate) const EXPANDED_LINES: usize = 512;
 
