@@ -1,10 +1,10 @@
 //! Streaming: the pieces are the text, and none of them has half a character.
 
-mod common;
+mod toys;
 
-use common::{bookworm_tokenizer, byte_id, files, sentencepiece};
 use netweight_engine::Tokenizer;
 use proptest::prelude::*;
+use toys::{bookworm_tokenizer, byte_id, files, sentencepiece};
 
 const PIECES: [&str; 8] = ["▁", "▁Hello", "▁world", "!", "中", "a", "▁▁", "�"];
 const SPACE: u32 = 259;

@@ -1,10 +1,10 @@
 //! Tokenizers: which ids a text has, which tokens end one, what is refused.
 
-mod common;
+mod toys;
 
-use common::{Files, bookworm, bookworm_tokenizer, files, sentencepiece};
 use netweight_engine::{Error, SideFiles, Tokenizer};
 use serde_json::{Value, json};
+use toys::{Files, bookworm, bookworm_tokenizer, files, sentencepiece};
 
 const PIECES: [&str; 5] = ["▁", "a", "b", "c", "d"];
 const A: u32 = 260;

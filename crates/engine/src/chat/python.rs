@@ -29,7 +29,7 @@ fn write_repr(value: &Value, out: &mut String) {
             _ => _ = write!(out, "{value}"),
         },
         ValueKind::String => write_quoted(value.as_str().unwrap_or_default(), out),
-        ValueKind::Seq => write_items(value, ('[', ']'), out, |item, out| write_repr(item, out)),
+        ValueKind::Seq | ValueKind::Iterable => write_items(value, ('[', ']'), out, write_repr),
         ValueKind::Map => write_items(value, ('{', '}'), out, |key, out| {
             write_repr(key, out);
             out.push_str(": ");

@@ -111,23 +111,30 @@ fn broken(error: minijinja::Error) -> Error {
 }
 
 /// `{% generation %}` marks what is trained on and changes nothing in the text, but has its own scope, as `with` has.
+/// Between `{% raw %}` and `{% endraw %}` nothing is a tag.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
+    let (mut rest, mut is_raw) = (source, false);
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start + 2);
         out.push_str(before);
         rest = tag;
         let words = tag.trim_start_matches(['-', '+']).trim_start();
-        let replaced = [("endgeneration", "endwith"), ("generation", "with")].into_iter().find(|(name, _)| {
-            let after = words.strip_prefix(name).map(str::trim_start);
-            after.is_some_and(|after| after.trim_start_matches(['-', '+']).starts_with("%}"))
-        });
-        if let Some((name, replacement)) = replaced {
-            out.push_str(&tag[..tag.len() - words.len()]);
-            out.push_str(replacement);
-            rest = &words[name.len()..];
-        }
+        let name = &words[..words.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(words.len())];
+        let after = words[name.len()..].trim_start().trim_start_matches(['-', '+']);
+        let replacement = match name {
+            _ if !after.starts_with("%}") => continue,
+            "generation" if !is_raw => "with",
+            "endgeneration" if !is_raw => "endwith",
+            "raw" | "endraw" => {
+                is_raw = name == "raw";
+                continue;
+            }
+            _ => continue,
+        };
+        out.push_str(&tag[..tag.len() - words.len()]);
+        out.push_str(replacement);
+        rest = &words[name.len()..];
     }
     out.push_str(rest);
     out

@@ -3,12 +3,14 @@
 //!
 //! The steps, in the order of the Python library transformers:
 //!
-//!     penalties      weaken tokens that occurred                                      penalties.rs
-//!     temperature    divides the logits; 0 takes the likeliest token and ends here
-//!     top_k          keeps the k likeliest tokens                                     select.rs
-//!     top_p          keeps the likeliest tokens until their probabilities reach p     select.rs
-//!     min_p          keeps tokens of at least that share of the likeliest one's probability
-//!     draw           one of the rest, with its probability
+//! ```text
+//! penalties      weaken tokens that occurred                                      penalties.rs
+//! temperature    divides the logits; 0 takes the likeliest token and ends here
+//! top_k          keeps the k likeliest tokens                                     select.rs
+//! top_p          keeps the likeliest tokens until their probabilities reach p     select.rs
+//! min_p          keeps tokens of at least that share of the likeliest one's probability
+//! draw           one of the rest, with its probability
+//! ```
 //!
 //! Of tokens with equal logits the one with the smaller id counts as likelier. Probabilities are f64, computed with
 //! additions and multiplications only (exp.rs), in an order that does not depend on the machine; random numbers are

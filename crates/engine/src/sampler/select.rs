@@ -18,8 +18,10 @@ fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
 
 /// Puts the k likeliest tokens into `out`, likeliest first.
 ///
-///     heap of k with its least likely token on top
-///     for each token: if likelier than the top, take the top's place and sink
+/// ```text
+/// heap of k with its least likely token on top
+/// for each token: if likelier than the top, take the top's place and sink
+/// ```
 ///
 /// Most tokens cost one comparison with the top's logit: later tokens win only with a larger one.
 pub fn top_k(
@@ -63,7 +65,9 @@ fn sink(heap: &mut [Candidate], mut root: usize) {
 
 /// Keeps the likeliest tokens until their weights reach `enough`, the one that reaches it included; likeliest first.
 ///
-///     size = 64; loop: bring the next `size` likeliest to the front, sort them, add up; size *= 4
+/// ```text
+/// size = 64; loop: bring the next `size` likeliest to the front, sort them, add up; size *= 4
+/// ```
 pub fn top_weight(
     candidates: &mut Vec<Candidate>, // (n_candidates)
     enough: f64,

@@ -5,9 +5,11 @@
 //! decoders drop the first space. So a *window* of tokens is decoded again and again, and what it has more than last
 //! time is given out:
 //!
-//!     window = context, whose text was given | tokens since
-//!     text = decode(window); give out text - given, but not what could still become another character
-//!     where all of it was given, the tokens since become the context of the next window
+//! ```text
+//! window = context, whose text was given | tokens since
+//! text = decode(window); give out text - given, but not what could still become another character
+//! where all of it was given, the tokens since become the context of the next window
+//! ```
 
 use super::Tokenizer;
 use crate::Result;

@@ -51,9 +51,7 @@ impl Tokenizer {
     pub fn read<F: SideFiles + ?Sized>(files: &F) -> Result<Tokenizer> {
         let files: &dyn SideFiles = &files;
         let bytes = files.side_file("tokenizer.json")?.ok_or_else(|| explain_missing(files))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| FileError::corrupt(error.to_string()))
-            .in_file(Path::new("tokenizer.json"))?;
+        let mut inner = parse(&bytes).in_file(Path::new("tokenizer.json"))?;
         drop(bytes);
         // Some publishers leave the limits of their training here; a cut prompt would be a silent error.
         inner.with_padding(None).with_truncation(None).map_err(|error| FileError::corrupt(error.to_string()))?;
@@ -111,6 +109,20 @@ impl Tokenizer {
                 Ok(before.into_iter().chain(inside).chain(after).collect())
             }
         }
+    }
+
+    /// Token ids of a text that is to be continued: as [`Tokenizer::encode`], but without a token after the text that
+    /// would end it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text)?;
+        if ids.last().is_some_and(|id| self.is_eos(*id)) && self.encode_bare(text)?.last() != ids.last() {
+            ids.pop();
+        }
+        // Where beginning and end are the same token, it begins an empty text.
+        if ids.is_empty() { self.encode(text) } else { Ok(ids) }
     }
 
     /// Token ids of a text with nothing around it, for example of what a chat template made.
@@ -196,6 +208,16 @@ impl Tokenizer {
     /// Texts of the tokens with a role: `bos_token`, `eos_token`, `unk_token`, `pad_token`, as templates know them.
     pub fn roles(&self) -> impl Iterator<Item = (&str, &str)> {
         self.roles.iter().map(|(role, token)| (*role, token.as_str()))
+    }
+}
+
+/// The library panics on some files, so syntax is checked first and a panic becomes an error.
+fn parse(bytes: &[u8]) -> netweight_container::Result<tokenizers::Tokenizer> {
+    let corrupt = |what: &dyn std::fmt::Display| FileError::corrupt(what.to_string());
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| corrupt(&error))?;
+    match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
+        Ok(parsed) => parsed.map_err(|error| corrupt(&error)),
+        Err(_) => Err(corrupt(&"not a tokenizer of the library tokenizers")),
     }
 }
 
