@@ -1,6 +1,6 @@
-//! Cells of the exact layouts, in scalar code that defines them: what exact11 and exact12 have in common. A bf16 weight
-//! is a low byte, kept as it is, and a high byte, which becomes a code. Goes in: whole cells of a tile. Comes out: cells
-//! and escapes; and back. Next in the flow: exact11.rs, exact12.rs, escapes.rs.
+//! Cells of the exact layouts, in scalar code that defines them: what exact11 and exact12 have in common. A bf16
+//! weight is a low byte, kept as it is, and a high byte, which becomes a code. Goes in: whole cells of a tile. Comes
+//! out: cells and escapes; and back. Next in the flow: exact11.rs, exact12.rs, escapes.rs.
 
 use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, TileRows, block_position};
 

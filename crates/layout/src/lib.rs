@@ -7,7 +7,8 @@
 //! ```
 //! use netweight_layout::{Layout, Matrix};
 //! // (rows, cols) = (20, 40) weights in bf16: each is 1.0 or -2.0.
-//! let weights: Vec<u8> = (0..20 * 40).flat_map(|idx| if idx % 3 == 0 { [0x00, 0xc0] } else { [0x80, 0x3f] }).collect();
+//! let weight = |idx| if idx % 3 == 0 { [0x00, 0xc0] } else { [0x80, 0x3f] };
+//! let weights: Vec<u8> = (0..20 * 40).flat_map(weight).collect();
 //! let matrix = Matrix::encode(Layout::Exact11, 20, 40, &weights)?;
 //! assert_eq!((matrix.n_tiles(), matrix.geometry().n_cells()), (2, 2));
 //! assert_eq!(matrix.tile(1).cells.len(), 2 * Layout::Exact11.cell_bytes());
