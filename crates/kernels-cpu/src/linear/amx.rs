@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! up to 16 tokens:  for each cell: decode it to memory; multiply the cell that was decoded some cells ago
-//! more tokens:      for each run of 16 cells, for each two of up to eight tiles:
+//! more tokens:      for each run of 8 cells, for each two of up to eight tiles:
 //!                       decode it; for each 32 tokens: multiply 2 x 2, sums carried on in memory
 //! ```
 //!
@@ -35,8 +35,9 @@ pub(crate) static KERNELS: LinearKernels =
 
 /// Lines of a decoded cell.
 const CELL_LINES: usize = 16;
-/// Cells that are decoded to memory at a time where tokens are many: 16 KiB.
-const RUN_CELLS: usize = 16;
+/// Cells that are decoded to memory at a time where tokens are many. Those of two tiles and the activations of 32
+/// tokens are 32 KiB together: they stay in the first-level cache, at strides that fall on the same sets.
+const RUN_CELLS: usize = 8;
 /// Cells decoded before the first of them is multiplied, where tokens are few.
 const LAG: usize = 4;
 /// Places for cells on the way, a power of two.
