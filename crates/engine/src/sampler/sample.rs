@@ -6,7 +6,7 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use super::Sampling;
 use super::exp::exp_nonpositive;
 use super::penalties::Penalties;
-use super::select::{Candidate, top_k, top_weight};
+use super::select::{Candidate, top_k, top_weight, top_weight_sorted};
 use crate::{Error, Result};
 
 /// Chooses tokens. Allocates nothing after construction.
@@ -31,6 +31,7 @@ pub struct Sampler {
     penalties: Option<Penalties>,
     penalized: Vec<f32>,        // (vocab_size), empty without penalties
     candidates: Vec<Candidate>, // (n_candidates), room for vocab_size or top_k
+    border: Vec<Candidate>,     // room for as many, where top_p works without top_k
 }
 
 impl Sampler {
@@ -56,6 +57,7 @@ impl Sampler {
             penalized: vec![0.0; if penalties.is_some() { vocab_size } else { 0 }],
             penalties,
             candidates: Vec::with_capacity(n_candidates),
+            border: Vec::with_capacity(if sampling.top_k == 0 && sampling.top_p < 1.0 { n_candidates } else { 0 }),
         })
     }
 
@@ -108,9 +110,13 @@ impl Sampler {
             return likeliest(logits);
         }
         self.keep_top_k(logits);
-        let (mut sum, is_sorted) = (self.weigh(), self.sampling.top_k > 0);
+        let mut sum = self.weigh();
         if self.sampling.top_p < 1.0 {
-            top_weight(&mut self.candidates, f64::from(self.sampling.top_p) * sum, is_sorted);
+            let enough = f64::from(self.sampling.top_p) * sum;
+            match self.sampling.top_k {
+                0 => top_weight(&mut self.candidates, enough, &mut self.border),
+                _ => top_weight_sorted(&mut self.candidates, enough),
+            }
             sum = self.sum();
         }
         if self.sampling.min_p > 0.0 {

@@ -63,37 +63,60 @@ fn sink(heap: &mut [Candidate], mut root: usize) {
     }
 }
 
-/// Keeps the likeliest tokens until their weights reach `enough`, the one that reaches it included; likeliest first.
+/// Of candidates that are sorted, keeps the likeliest until their weights reach `enough`, the one that reaches it
+/// included.
+pub fn top_weight_sorted(
+    candidates: &mut Vec<Candidate>, // (n_candidates), likeliest first
+    enough: f64,
+) {
+    let mut sum = 0.0;
+    let reaches = |candidate: &Candidate| {
+        sum += candidate.weight;
+        sum >= enough
+    };
+    if let Some(last_idx) = candidates.iter().position(reaches) {
+        candidates.truncate(last_idx + 1);
+    }
+}
+
+/// Buckets of weights, 16 for each power of two down to 2^-64; the last one has all that is smaller.
+const N_BUCKETS: usize = 1024;
+
+/// A weight's bucket, smaller for larger weights. The bits of positive floats are in the order of their values.
+fn bucket(weight: f64) -> usize {
+    const BITS_BELOW_BUCKET: u32 = 52 - 4;
+    let distance = 1f64.to_bits().saturating_sub(weight.to_bits()) >> BITS_BELOW_BUCKET;
+    usize::try_from(distance).map_or(N_BUCKETS - 1, |idx| idx.min(N_BUCKETS - 1))
+}
+
+/// Keeps the likeliest tokens until their weights reach `enough`, the one that reaches it included, in the order in
+/// which they stand. As [`top_weight_sorted`], but for how sums are rounded.
 ///
 /// ```text
-/// size = 64; loop: bring the next `size` likeliest to the front, sort them, add up; size *= 4
+/// add up the weights in buckets, each a sixteenth of a power of two wide
+/// find the bucket in which `enough` is reached; sort that one, and find the last token that stays
+/// drop all tokens that are less likely than the last one
 /// ```
 pub fn top_weight(
-    candidates: &mut Vec<Candidate>, // (n_candidates)
+    candidates: &mut Vec<Candidate>, // (n_candidates), weights at most 1
     enough: f64,
-    is_sorted: bool,
+    border: &mut Vec<Candidate>, // scratch, has room for n_candidates
 ) {
-    const FIRST_SIZE: usize = 64;
-    let (mut n_sorted, mut size) = (if is_sorted { candidates.len() } else { 0 }, FIRST_SIZE);
-    let (mut idx, mut sum) = (0, 0.0);
-    while idx < candidates.len() {
-        if idx == n_sorted {
-            let rest = &mut candidates[n_sorted..];
-            let n_next = size.min(rest.len());
-            if n_next < rest.len() {
-                rest.select_nth_unstable_by(n_next, by_likelihood);
-            }
-            rest[..n_next].sort_unstable_by(by_likelihood);
-            n_sorted += n_next;
-            size *= 4;
-        }
-        sum += candidates[idx].weight;
-        idx += 1;
-        if sum >= enough {
-            break;
-        }
+    let mut sums = [0.0f64; N_BUCKETS];
+    candidates.iter().for_each(|candidate| sums[bucket(candidate.weight)] += candidate.weight);
+    let mut sum = 0.0;
+    let reaches = |bucket_sum: &f64| {
+        sum += bucket_sum;
+        sum >= enough
+    };
+    let Some(border_idx) = sums.iter().position(reaches) else { return };
+    border.clear();
+    border.extend(candidates.iter().filter(|candidate| bucket(candidate.weight) == border_idx));
+    border.sort_unstable_by(by_likelihood);
+    top_weight_sorted(border, enough - sums[..border_idx].iter().sum::<f64>());
+    if let Some(last) = border.last() {
+        candidates.retain(|candidate| by_likelihood(candidate, last) != Ordering::Greater);
     }
-    candidates.truncate(idx);
 }
 
 #[cfg(test)]
@@ -126,9 +149,9 @@ mod tests {
         #[test]
         fn top_weight_is_the_front_of_a_sort(
             logits in prop::collection::vec((-8i8..8).prop_map(f32::from), 1..600),
-            share in 0.0f64..1.2,
+            share in prop_oneof![0.0f64..1.2, Just(1e-300), Just(0.999_999_999)],
         ) {
-            let weight = |logit: f32| f64::from(logit / 4.0).exp();
+            let weight = |logit: f32| f64::from((logit - 8.0) / 4.0).exp();
             let mut candidates: Vec<Candidate> = logits.iter().enumerate()
                 .map(|(id, &logit)| Candidate { logit, id: id as u32, weight: weight(logit) }).collect();
             let enough = share * candidates.iter().map(|candidate| candidate.weight).sum::<f64>();
@@ -138,7 +161,13 @@ mod tests {
                 sum += weight(logits[order[n] as usize]);
                 n += 1;
             }
-            top_weight(&mut candidates, enough, false);
+            let mut by_bucket = candidates.clone();
+            top_weight(&mut by_bucket, enough, &mut Vec::new());
+            let mut expected = order[..n].to_vec();
+            expected.sort_unstable();
+            prop_assert_eq!(ids(&by_bucket), expected);
+            candidates.sort_by(by_likelihood);
+            top_weight_sorted(&mut candidates, enough);
             prop_assert_eq!(ids(&candidates), &order[..n]);
         }
     }
