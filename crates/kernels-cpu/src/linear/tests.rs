@@ -220,3 +220,35 @@ fn rows_are_the_weights() {
         }
     }
 }
+
+/// Groups are checked when they are opened, the codes in them are not: a cell may ask for more escapes than there are.
+#[test]
+fn damaged_cells_stay_inside() {
+    let mut random = Random(0x5151_5151_7171_7171);
+    let (n_rows, cols) = (40, 200);
+    let pool = Pool::new(1);
+    let scratch = Scratch::new(&pool, 20, cols);
+    let mut input = crate::Input::new(20, cols);
+    let x = vec![1.0; 20 * cols];
+    for layout in Layout::all().filter(|layout| layout.has_palette()) {
+        for fill in [None, Some(0xff), Some(0x00)] {
+            let (bytes, _) = draw_weights(layout, Values::Plain, n_rows * cols, &mut random);
+            let mut group = Vec::new();
+            netweight_layout::encode_group(layout, cols, n_rows, &bytes, &mut group).unwrap();
+            let cells_at = u32::from_le_bytes(group[24..28].try_into().unwrap()) as usize;
+            let cells_len = n_rows.div_ceil(16) * cols.div_ceil(32) * layout.cell_bytes();
+            for byte in &mut group[cells_at..cells_at + cells_len] {
+                *byte = fill.unwrap_or(random.next() as u8);
+            }
+            let matrix = Matrix::from_groups(layout, n_rows, cols, &[group]).unwrap();
+            for isa in Isa::available() {
+                for n_tokens in [1, 20] {
+                    input.set(isa, &pool, &x, cols, [n_tokens, cols], Precision::Bf16);
+                    let jobs = [Job { matrix: &matrix, bias: None, out_col: 0 }];
+                    linear(isa, &pool, &scratch, &input, &jobs, &mut vec![0.0; n_tokens * n_rows], n_rows);
+                    rows(isa, &pool, &scratch, &matrix, &[39], &mut vec![0.0; cols]);
+                }
+            }
+        }
+    }
+}
