@@ -10,7 +10,7 @@ use netweight_pack::{Layout, Level};
 use netweight_synth::{Kind, Shapes};
 
 use crate::units::grouped;
-use crate::verbs::{bench, completions, compress, demo, estimate, inspect, restore, synth, verify};
+use crate::verbs::{bench, completions, compress, demo, estimate, eval, inspect, restore, run, synth, verify};
 
 /// What `--version` says.
 static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (archive format {FORMAT})", env!("CARGO_PKG_VERSION")));
@@ -22,6 +22,7 @@ Examples:
   netweight compress Llama-3.1-8B -o Llama-3.1-8B.nw
   netweight verify Llama-3.1-8B.nw
   netweight restore Llama-3.1-8B.nw -o Llama-3.1-8B
+  netweight run Llama-3.1-8B.nw                     Chat with it, compressed in memory too
 
 Exit codes:
   0    done
@@ -66,6 +67,10 @@ pub enum Verb {
     Inspect(inspect::Args),
     /// Predict size and time from a sample, and say whether it is worth it
     Estimate(estimate::Args),
+    /// Answer a prompt, or chat, with a checkpoint or an archive
+    Run(run::Args),
+    /// Measure perplexity on a text, and the distance to another model
+    Eval(eval::Args),
     /// Compress, verify and restore the bundled model and compare every file
     Demo(demo::Args),
     /// Measure speed and size beside other compressors, in one run

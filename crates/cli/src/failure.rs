@@ -23,15 +23,18 @@ pub enum Kind {
     Io,
     /// Something is at the destination already.
     Exists,
+    /// Ctrl-C.
+    Interrupted,
 }
 
 /// Kind, name in JSON, exit code.
-const KINDS: [(Kind, &str, u8); 5] = [
+const KINDS: [(Kind, &str, u8); 6] = [
     (Kind::Damaged, "damaged", 1),
     (Kind::Usage, "usage", 2),
     (Kind::Input, "input", 3),
     (Kind::Io, "io", 4),
     (Kind::Exists, "exists", 5),
+    (Kind::Interrupted, "interrupted", 130),
 ];
 
 impl Kind {
@@ -118,6 +121,27 @@ impl Failure {
         };
         let is_disk_full = matches!(&error, Error::Io { source, .. } if is_disk_full(source));
         Failure { kind, message, place, hint: Some(hint.into_owned()), is_disk_full }
+    }
+
+    /// An error of `netweight-engine`, in words.
+    pub fn running(error: netweight_engine::Error) -> Failure {
+        use netweight_engine::Error as Engine;
+        let (kind, hint) = match error {
+            Engine::File(error) => return Failure::reading(error, Reads::Checkpoint),
+            Engine::Interrupted => (Kind::Interrupted, "nothing is left behind"),
+            Engine::Config(_) => (
+                Kind::Input,
+                "netweight runs Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3, Mixtral and Qwen3-MoE",
+            ),
+            Engine::PromptTooLong { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
+            Engine::InvalidArgument(_) => (Kind::Usage, "`--help` after the verb lists its flags"),
+            Engine::Refused(_) => {
+                (Kind::Usage, "say it in roles that the template knows, or pass --raw to use no template")
+            }
+            Engine::Template(_) => (Kind::Input, "pass --raw to use no template"),
+            _ => (Kind::Input, "is it a complete checkpoint? `netweight inspect` shows what is there"),
+        };
+        Failure::new(kind, error.to_string(), hint)
     }
 
     /// The same failure; where a disk is full, the hint says how many bytes the verb writes at most.

@@ -9,6 +9,7 @@ mod advice;
 mod args;
 mod bar;
 mod failure;
+mod models;
 mod signals;
 mod table;
 mod ui;

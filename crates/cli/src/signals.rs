@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use netweight_engine::Interrupt;
+
 #[cfg(unix)]
 use crate::ui::Ui;
 
@@ -40,6 +42,14 @@ pub fn scratch(scratch: &Path) {
     set(Leftovers { advice: "nothing is left behind".to_owned(), scratch: Some(scratch.to_path_buf()), file: None });
 }
 
+/// What the next Ctrl-C sets instead of ending the program.
+static INTERRUPT: Mutex<Option<Interrupt>> = Mutex::new(None);
+
+/// From now on Ctrl-C sets `interrupt`; where that is set already, nobody has cleared it, and Ctrl-C ends the program.
+pub fn interrupting(interrupt: &Interrupt) {
+    *INTERRUPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(interrupt.clone());
+}
+
 fn set(leftovers: Leftovers) {
     *LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner) = Some(leftovers);
 }
@@ -57,8 +67,12 @@ pub fn install(ui: Ui) -> std::io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            interrupted(ui, signal);
+        for signal in signals.forever() {
+            let interrupt = INTERRUPT.lock().unwrap_or_else(PoisonError::into_inner);
+            match interrupt.as_ref().filter(|interrupt| signal == SIGINT && !interrupt.is_set()) {
+                Some(interrupt) => interrupt.set(),
+                None => interrupted(ui, signal),
+            }
         }
     })?;
     Ok(())

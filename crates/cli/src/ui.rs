@@ -21,6 +21,16 @@ impl Ui {
         Ui { json, quiet }
     }
 
+    /// Whether standard output is for one JSON document.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether only what was asked for is to be written.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Whether a progress bar has someone to see it.
     pub fn shows_progress(&self) -> bool {
         !self.quiet && io::stderr().is_terminal()
@@ -100,6 +110,15 @@ pub fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Writes a piece of a text to standard output at once.
+///
+/// # Errors
+/// Where nobody reads it any more, or it cannot be written.
+pub fn print_piece(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "{}", visible(text)).and_then(|()| out.flush())
 }
 
 /// Writes a line to standard error, if anyone listens.

@@ -17,6 +17,8 @@
 //! So the function is called only while the caller is inside [`Pool::run`], which is why it may borrow from the
 //! caller's stack. A panic empties `n_unclaimed`, counts the emptied pieces as done, and goes on in the caller.
 
+mod blocks;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
@@ -25,6 +27,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+pub(crate) use blocks::Block;
 
 /// How long a thread spins for what another is about to do. Longer than the pauses between the runs of a decoder
 /// step, shorter than what sleeping and waking costs by much.
@@ -320,7 +324,7 @@ impl Drop for Inside {
 }
 
 /// What a mutex here guards is whole after a panic too.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 

@@ -5,11 +5,14 @@ pub mod completions;
 pub mod compress;
 pub mod demo;
 pub mod estimate;
+pub mod eval;
 mod grouping;
 pub mod inspect;
 pub mod restore;
+pub mod run;
 pub mod synth;
 pub mod verify;
+mod verify_logits;
 
 use netweight_container::FORMAT;
 use netweight_pack::Report;
@@ -34,6 +37,8 @@ pub fn run(verb: Verb, ui: &Ui) -> Outcome {
         Verb::Verify(args) => verify::run(&args, ui),
         Verb::Inspect(args) => inspect::run(&args, ui),
         Verb::Estimate(args) => estimate::run(&args, ui),
+        Verb::Run(args) => run::run(&args, ui),
+        Verb::Eval(args) => eval::run(&args, ui),
         Verb::Demo(args) => demo::run(&args, ui),
         Verb::Bench(args) => bench::run(&args, ui),
         Verb::Synth(args) => synth::run(&args, ui),

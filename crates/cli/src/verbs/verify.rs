@@ -8,12 +8,13 @@ use crate::bar::Bar;
 use crate::failure::{Failure, Kind, Reads};
 use crate::ui::Ui;
 use crate::units::{bytes, counted, duration, rate};
-use crate::verbs::Outcome;
+use crate::verbs::{Outcome, verify_logits};
 
 const EXAMPLES: &str = "\
 Examples:
   netweight verify Llama-3.1-8B.nw                          Every checksum, and the SHA-256 of every original
   netweight verify Llama-3.1-8B.nw --against Llama-3.1-8B   Compare with the original, byte by byte
+  netweight verify Llama-3.1-8B.nw --logits 'It was'        Run it raw and compressed, compare the logits' bits
 
 Nothing is written. Exit code 0: whole; 1: damaged or different.";
 
@@ -27,6 +28,9 @@ pub struct Args {
     /// Compare with this checkpoint, byte by byte.
     #[arg(long, value_name = "ORIGINAL")]
     pub against: Option<PathBuf>,
+    /// Run the model on this text, from raw and from compressed weights, and compare the bits of all logits instead.
+    #[arg(long, value_name = "PROMPT")]
+    pub logits: Option<String>,
     /// Threads; 0 for as many as the machine runs at once.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
     pub threads: u16,
@@ -39,6 +43,9 @@ pub struct Args {
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     if let Some(original) = &args.against {
         std::fs::metadata(original).map_err(|error| Failure::io(original, error))?;
+    }
+    if let Some(prompt) = &args.logits {
+        return verify_logits::run(&args.archive, args.against.as_deref(), prompt, usize::from(args.threads), ui);
     }
     let options = VerifyOptions { threads: usize::from(args.threads), against: args.against.clone() };
     let bar = WithoutNotes(Bar::new(ui, "verify"));

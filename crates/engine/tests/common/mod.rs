@@ -1,63 +1,99 @@
-//! Small tokenizers and a toy decoder for the tests.
-#![allow(dead_code)] // each test file uses some of them
+//! What tests share: tiny checkpoints, and ways to run a prompt on the CPU.
+#![allow(dead_code)] // each test file uses its part
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use netweight_engine::Tokenizer;
-use serde_json::{Value, json};
+use netweight_engine::decoder::{Batch, Place};
+use netweight_engine::{CpuDecoder, CpuOptions, Decoder, Interrupt, Store};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-pub type Files = HashMap<String, Vec<u8>>;
+/// Positions of a tiny model's sequences: more than the longest prompt has.
+pub const CONTEXT_LEN: usize = 64;
 
-/// The folder of the model that is in the repository.
+/// Folders of the tiny checkpoints that `netweight-model` is tested with.
+pub fn fixtures() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures");
+    let entries = std::fs::read_dir(&folder).expect("fixtures").map(|entry| entry.expect("an entry").path());
+    let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    folders.sort();
+    assert!(folders.len() >= 20, "{folders:?}");
+    folders
+}
+
+/// The bundled model.
 pub fn bookworm() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/bookworm")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/bookworm")
 }
 
-pub fn bookworm_tokenizer() -> Tokenizer {
-    Tokenizer::read(bookworm().as_path()).expect("bookworm's tokenizer")
+pub fn load(path: &Path, options: &CpuOptions) -> CpuDecoder {
+    let store = Store::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let decoder = CpuDecoder::load(&store, options, &Interrupt::new(), &|_| ());
+    decoder.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Names and JSON values as files.
-pub fn files(entries: &[(&str, Value)]) -> Files {
-    entries.iter().map(|(name, value)| ((*name).to_owned(), value.to_string().into_bytes())).collect()
+/// Logits after every token of a sequence that runs `step` tokens at a time: (n_tokens, vocab).
+pub fn run(model: &mut CpuDecoder, slot: usize, tokens: &[u32], step: usize) -> Vec<f32> {
+    let places: Vec<Place> = (0..tokens.len()).map(|position| Place { slot, position }).collect();
+    let chunks = tokens.chunks(step).zip(places.chunks(step));
+    chunks.flat_map(|(tokens, places)| forward(model, tokens, places)).collect()
 }
 
-/// A tokenizer as those that come from sentencepiece: `<unk>`, `<s>`, `</s>`, 256 byte tokens, then these pieces with
-/// `▁` for a space. The decoder turns `▁` into a space, joins bytes, and drops the first space.
-pub fn sentencepiece(pieces: &[&str]) -> Value {
-    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
-    tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
-    tokens.extend(pieces.iter().map(|piece| (*piece).to_owned()));
-    let vocab: serde_json::Map<String, Value> =
-        tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
-    let added = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
+/// Logits after every token of a batch: (n_tokens, vocab).
+pub fn forward(model: &mut CpuDecoder, tokens: &[u32], places: &[Place]) -> Vec<f32> {
+    let logits_for: Vec<usize> = (0..tokens.len()).collect();
+    let mut logits = vec![f32::NAN; tokens.len() * model.vocab_size()];
+    let batch = Batch { tokens, places, logits_for: &logits_for };
+    model.forward(&batch, &Interrupt::new(), &mut logits).expect("a batch that fits");
+    logits
+}
+
+/// Ids and expected logits from a fixture's oracle.
+pub fn oracle(folder: &Path, ids: &str, logits: &str) -> (Vec<u32>, Vec<f32>) {
+    let bytes = std::fs::read(folder.join("oracle.safetensors")).expect("an oracle");
+    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let words = |name: &str| -> Vec<u32> {
+        let data = file.tensor(name).unwrap_or_else(|_| panic!("no {name}")).data().to_vec();
+        data.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes"))).collect()
     };
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>")],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": null,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-            {"type": "ByteFallback"}, {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocab, "merges": []}
-    })
+    (words(ids), words(logits).into_iter().map(f32::from_bits).collect())
 }
 
-/// Id of a sentencepiece tokenizer's token for a byte.
-pub fn byte_id(byte: u8) -> u32 {
-    3 + u32::from(byte)
+/// A copy of a tiny f32 checkpoint with its weights rounded to `dtype`, BF16 or F16.
+pub fn rounded(folder: &Path, dtype: Dtype, into: &Path) {
+    let bytes = std::fs::read(folder.join("model.safetensors")).expect("weights");
+    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let round = |word: &[u8]| {
+        let value = f32::from_le_bytes(word.try_into().expect("4 bytes"));
+        match dtype {
+            Dtype::BF16 => half::bf16::from_f32(value).to_le_bytes(),
+            _ => half::f16::from_f32(value).to_le_bytes(),
+        }
+    };
+    let data: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .iter()
+        .map(|(name, view)| {
+            let bytes = view.data().chunks_exact(4).flat_map(round).collect();
+            (name.to_owned(), view.shape().to_vec(), bytes)
+        })
+        .collect();
+    let views = data
+        .iter()
+        .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(dtype, shape.clone(), bytes).expect("a tensor")));
+    safetensors::serialize_to_file(views, None, &into.join("model.safetensors")).expect("a file");
+    std::fs::copy(folder.join("config.json"), into.join("config.json")).expect("a config");
+}
+
+/// The largest difference, in standard deviations of the expected logits.
+pub fn worst_difference(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let n = expected.len() as f64;
+    let mean = expected.iter().map(|logit| f64::from(*logit)).sum::<f64>() / n;
+    let variance = expected.iter().map(|logit| (f64::from(*logit) - mean).powi(2)).sum::<f64>() / n;
+    let differences = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs()));
+    differences.fold(0.0, |worst: f64, next| if next > worst || next.is_nan() { next } else { worst }) / variance.sqrt()
+}
+
+/// Bits, as floats compare zeros of both signs as equal.
+pub fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
 }

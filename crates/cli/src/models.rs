@@ -1,0 +1,159 @@
+//! Models for the verbs that run one: the flags that say how, and the way from a path to a model that is ready.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use netweight_engine::{CpuDecoder, CpuOptions, Interrupt, LoadReport, Store, Tokenizer};
+use netweight_kernels_cpu::Precision;
+use netweight_layout::Layout;
+use netweight_pack::Progress;
+use serde_json::{Value, json};
+
+use crate::bar::Bar;
+use crate::failure::Failure;
+use crate::ui::Ui;
+use crate::units::{bytes, duration};
+
+/// How to run a model.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Threads; 0 for as many as the machine runs at once.
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
+    pub threads: u16,
+    /// How bf16 weights lie in memory; the logits are the same [default: the fastest exact layout of this CPU].
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    pub layout: Option<LayoutArg>,
+    /// What activations are rounded to where they enter a linear layer [default: bf16 for bf16 weights, else f32].
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub activations: Option<PrecisionArg>,
+    /// Tokens of context [default: the model's, at most 8192].
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+}
+
+impl ModelArgs {
+    /// As options of the engine.
+    pub fn options(&self) -> CpuOptions {
+        CpuOptions {
+            n_threads: usize::from(self.threads),
+            layout: self.layout.map(|layout| layout.0),
+            precision: self.activations.map(|precision| precision.0),
+            max_positions: self.context,
+            ..CpuOptions::default()
+        }
+    }
+}
+
+/// `--layout`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayoutArg(pub Layout);
+
+impl ValueEnum for LayoutArg {
+    fn value_variants<'a>() -> &'a [LayoutArg] {
+        const ALL: [LayoutArg; 4] =
+            [LayoutArg(Layout::Exact11), LayoutArg(Layout::Exact12), LayoutArg(Layout::Bf16), LayoutArg(Layout::F32)];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            Layout::Exact11 => "some 11.2 bits a weight, exact",
+            Layout::Exact12 => "some 12 bits a weight, exact",
+            Layout::Bf16 => "16 bits, as they are",
+            _ => "32 bits, widened",
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
+    }
+}
+
+/// `--activations`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrecisionArg(pub Precision);
+
+impl ValueEnum for PrecisionArg {
+    fn value_variants<'a>() -> &'a [PrecisionArg] {
+        &[PrecisionArg(Precision::Bf16), PrecisionArg(Precision::F32)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self.0 {
+            Precision::Bf16 => {
+                PossibleValue::new("bf16").help("as engines do that compute in bf16; faster on some CPUs")
+            }
+            Precision::F32 => PossibleValue::new("f32").help("not at all"),
+        })
+    }
+}
+
+/// A model that is ready to run.
+pub struct Loaded {
+    /// Where its files are.
+    pub store: Store,
+    /// The model.
+    pub decoder: CpuDecoder,
+}
+
+/// Opens and loads the model at `path`.
+///
+/// # Errors
+/// What keeps it from running, in words.
+pub fn load(path: &Path, options: &CpuOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
+    let store = Store::open(path).map_err(|error| Failure::running(error.into()))?;
+    let bar = Bar::new(ui, "load");
+    bar.start(store.original_bytes());
+    let decoder = CpuDecoder::load(&store, options, interrupt, &|n_bytes| bar.advance(n_bytes));
+    let decoder = decoder.map_err(|error| Failure::running(error).at(path))?;
+    Ok(Loaded { store, decoder })
+}
+
+/// The tokenizer of a model, which must be one for its vocabulary.
+///
+/// # Errors
+/// `Input` where there is none, or it is another model's.
+pub fn tokenizer(store: &Store, vocab_size: usize) -> Result<Tokenizer, Failure> {
+    let mut tokenizer = Tokenizer::read(store).map_err(|error| Failure::running(error).at(store.path()))?;
+    tokenizer.check_fits(vocab_size).map_err(|error| Failure::running(error).at(store.path()))?;
+    Ok(tokenizer)
+}
+
+/// A text file whole, or standard input for `-`.
+///
+/// # Errors
+/// `Io`.
+pub fn read_text(path: &PathBuf) -> Result<String, Failure> {
+    if path.as_os_str() == "-" {
+        return std::io::read_to_string(std::io::stdin()).map_err(|error| Failure::io(path, error));
+    }
+    std::fs::read_to_string(path).map_err(|error| Failure::io(path, error))
+}
+
+/// One line about a load.
+pub fn loaded_line(report: &LoadReport) -> String {
+    let layouts: Vec<&str> = report.layouts.iter().map(|(layout, _)| layout.name()).collect();
+    format!(
+        "{:.2} M weights as {}, {:.2} bits each, {} in memory, loaded in {}; {} with {}",
+        report.n_weights as f64 / 1e6,
+        layouts.join(" and "),
+        report.bits_per_weight(),
+        bytes(report.matrix_bytes),
+        duration(report.seconds),
+        report.isa,
+        crate::units::counted(report.n_threads as u64, "thread"),
+    )
+}
+
+/// The same in JSON.
+pub fn loaded_json(report: &LoadReport) -> Value {
+    json!({
+        "n_weights": report.n_weights,
+        "matrix_bytes": report.matrix_bytes,
+        "original_bytes": report.original_bytes,
+        "bits_per_weight": report.bits_per_weight(),
+        "layouts": report.layouts.iter().map(|(layout, n)| json!({ "layout": layout.name(), "n_weights": n })).collect::<Vec<_>>(),
+        "seconds": report.seconds,
+        "n_threads": report.n_threads,
+        "isa": report.isa,
+        "activations": if report.precision == Precision::Bf16 { "bf16" } else { "f32" },
+    })
+}

@@ -1,0 +1,93 @@
+//! `netweight verify --logits PROMPT`: does the model compute the same bits compressed as it does from raw weights?
+
+use std::path::Path;
+
+use netweight_engine::decoder::{Batch, Place};
+use netweight_engine::{CpuOptions, Decoder, Interrupt};
+use netweight_layout::Layout;
+use netweight_pack::Digest;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::failure::{Failure, Kind};
+use crate::models::{self, Loaded};
+use crate::ui::Ui;
+use crate::units::counted;
+use crate::verbs::Outcome;
+
+/// Tokens of a prompt that are run; their logits are hashed.
+const MAX_TOKENS: usize = 512;
+
+/// One way of computing the logits.
+struct Way {
+    name: String,
+    sha256: Digest,
+}
+
+/// Computes the logits of every token of `prompt` from raw weights, from compressed ones, all at once and in single
+/// steps, and compares their hashes.
+///
+/// # Errors
+/// What keeps the model from running. Different hashes are no error, but the exit code is 1.
+pub fn run(archive: &Path, original: Option<&Path>, prompt: &str, threads: usize, ui: &Ui) -> Outcome {
+    let raw = ways(original.unwrap_or(archive), prompt, Some(Layout::Bf16), threads, ui)?;
+    let compressed = ways(archive, prompt, None, threads, ui)?;
+    let n_tokens = raw.1;
+    let all: Vec<Way> = raw.0.into_iter().chain(compressed.0).collect();
+    let is_same = all.iter().all(|way| way.sha256 == all[0].sha256);
+    let report = json!({
+        "archive": archive.display().to_string(),
+        "n_tokens": n_tokens,
+        "logits": all.iter().map(|way| json!({ "way": way.name, "sha256": way.sha256.to_string() })).collect::<Vec<_>>(),
+        "is_identical": is_same,
+    });
+    ui.answer("verify", &report, || {
+        let lines: Vec<String> = all.iter().map(|way| format!("{}  {}", way.sha256, way.name)).collect();
+        let verdict = if is_same { "the same bits" } else { "DIFFERENT" };
+        format!("{}\nlogits of {}: {verdict}", lines.join("\n"), counted(n_tokens as u64, "token"))
+    })?;
+    Ok(if is_same { 0 } else { Kind::Damaged.exit_code() })
+}
+
+/// All at once, and step by step; and how many tokens there were.
+fn ways(
+    path: &Path,
+    prompt: &str,
+    layout: Option<Layout>,
+    threads: usize,
+    ui: &Ui,
+) -> Result<(Vec<Way>, usize), Failure> {
+    let options = CpuOptions { layout, n_threads: threads, n_slots: 2, ..CpuOptions::default() };
+    let mut model = models::load(path, &options, &Interrupt::new(), ui)?;
+    let tokenizer = models::tokenizer(&model.store, model.decoder.vocab_size())?;
+    let mut tokens = tokenizer.encode(prompt).map_err(Failure::running)?;
+    tokens.truncate(MAX_TOKENS.min(model.decoder.max_positions()));
+    if tokens.is_empty() {
+        return Err(Failure::new(Kind::Usage, "the prompt has no tokens", "pass some text to --logits"));
+    }
+    let layouts: Vec<&str> = model.decoder.report().layouts.iter().map(|(layout, _)| layout.name()).collect();
+    let layouts = layouts.join(" and ");
+    let mut found = Vec::new();
+    for (slot, how, step) in [(0, "all at once", model.decoder.max_batch_tokens()), (1, "token by token", 1)] {
+        let sha256 = hash(&mut model, &tokens, slot, step)?;
+        found.push(Way { name: format!("{layouts}, {how}"), sha256 });
+    }
+    Ok((found, tokens.len()))
+}
+
+/// SHA-256 of the logits of all tokens, little-endian f32, run `step` tokens at a time.
+fn hash(model: &mut Loaded, tokens: &[u32], slot: usize, step: usize) -> Result<Digest, Failure> {
+    let vocab_size = model.decoder.vocab_size();
+    let mut logits = vec![0.0; step.min(tokens.len()) * vocab_size];
+    let mut hasher = Sha256::new();
+    for (chunk_idx, tokens) in tokens.chunks(step).enumerate() {
+        let place = |idx: usize| Place { slot, position: chunk_idx * step + idx };
+        let places: Vec<Place> = (0..tokens.len()).map(place).collect();
+        let wanted: Vec<usize> = (0..tokens.len()).collect();
+        let batch = Batch { tokens, places: &places, logits_for: &wanted };
+        let logits = &mut logits[..tokens.len() * vocab_size];
+        model.decoder.forward(&batch, &Interrupt::new(), logits).map_err(Failure::running)?;
+        logits.iter().for_each(|logit| hasher.update(logit.to_le_bytes()));
+    }
+    Ok(Digest(hasher.finalize().into()))
+}
