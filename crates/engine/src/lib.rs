@@ -1,4 +1,38 @@
 //! Runs models: loads them, tokenizes, applies chat templates, samples, generates.
+//!
+//! ```text
+//! checkpoint or archive -> Store -> CpuDecoder                    weights, transcoded once; logits for tokens
+//!                          Store -> Tokenizer, ChatTemplate       text for tokens, a prompt for messages
+//! prompt -> Generator -> logits -> Sampler -> token -> TextStream -> StopMatcher -> text, piece by piece
+//! messages -> Session -> ChatTemplate -> Generator                a conversation; what the cache has stays
+//! ```
+//!
+//! The text side knows the model only as a [`Decoder`]. A conversation with the small model of the repository:
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use netweight_engine::{
+//!     ChatTemplate, CpuDecoder, CpuOptions, Event, Generator, Interrupt, Options, Session, Store, Tokenizer,
+//! };
+//!
+//! # let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bookworm"));
+//! let store = Store::open(folder)?;
+//! let interrupt = Interrupt::new(); // a handler of Ctrl-C holds a clone
+//! let decoder = CpuDecoder::load(&store, &CpuOptions::default(), &interrupt, &|_| ())?;
+//! let tokenizer = Tokenizer::read(&store)?;
+//! let template = ChatTemplate::read(&store, &tokenizer, None)?;
+//!
+//! let mut session = Session::new(Generator::new(decoder, tokenizer)?, template);
+//! let options = Options { max_new_tokens: Some(8), ..Options::default() };
+//! let answer = session.send("Tell me about the sea.", &options, &interrupt, |event| {
+//!     if let Event::Text(piece) = event {
+//!         print!("{piece}");
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert!(answer.statistics.n_generated_tokens > 0);
+//! # Ok::<(), netweight_engine::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod error;

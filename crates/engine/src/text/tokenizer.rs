@@ -139,7 +139,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Text of tokens, without special ones.
+    /// Text of tokens, without special ones. `clean_up_tokenization_spaces` of old configurations is not followed: it
+    /// takes spaces out of texts that had them.
     ///
     /// # Errors
     /// `TokenOutOfRange`; `InvalidArgument` where the tokenizer fails.
