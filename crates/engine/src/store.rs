@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use netweight_container::{
     Checkpoint, Context, Entry, Error, FOLDER_MANIFEST_NAME, FileKind, Header, InputFile, Result,
 };
-use netweight_pack::{Archive, ArchiveShard};
+use netweight_pack::{Archive, ArchiveShard, ResidentTensor};
 
-/// Side files are read whole; this bounds them.
-const MAX_SIDE_FILE_BYTES: u64 = 256 << 20;
+use crate::text::SideFiles;
 
 /// An open checkpoint or archive.
 pub struct Store {
@@ -113,20 +112,10 @@ impl Store {
         .in_tensor(name)
     }
 
-    /// Bytes of a file beside the weights, such as `config.json`; `None` where there is none.
-    ///
-    /// # Errors
-    /// `InvalidArgument` where it is absurdly large; `Io`.
-    pub fn side_file(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.folder.join(name);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let input = InputFile::open(&path)?;
-        if input.len_bytes() > MAX_SIDE_FILE_BYTES {
-            return Err(Error::invalid("too large for a configuration file").in_file(&path));
-        }
-        input.read_vec(0, input.len_bytes()).map(Some)
+    /// Where a tensor's groups lie, if it is archived in a resident layout.
+    pub fn resident(&self, name: &str) -> Option<ResidentTensor> {
+        let shard = &self.shards[self.tensors.get(name)?.shard_idx];
+        self.archive.as_ref()?.shard(&shard.name)?.resident(name)
     }
 
     fn archived<'a>(&self, archive: &'a Archive, name: &str) -> Result<&'a ArchiveShard> {
@@ -177,6 +166,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Files beside the weights, which an archive keeps as they are.
+impl SideFiles for Store {
+    fn side_file(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.folder.side_file(name)
     }
 }
 

@@ -35,11 +35,12 @@ fn the_logits_of_transformers() {
             println!("{name:20} {isa:?} {worst:.1e}");
             assert!(worst <= TOLERANCE, "{name} with {isa:?}: {worst:.1e}");
         }
-        let precision = Some(Precision::Bf16);
-        let worst = worst_difference(
-            &run(&mut load(&folder, &CpuOptions { precision, ..options() }), 0, &prompt, 99),
-            &expected,
-        );
+        // Rounding may send a token to another expert, after which nothing is near any more.
+        if name.starts_with("mixtral") || name.starts_with("qwen3_moe") {
+            continue;
+        }
+        let mut model = load(&folder, &CpuOptions { precision: Some(Precision::Bf16), ..options() });
+        let worst = worst_difference(&run(&mut model, 0, &prompt, 99), &expected);
         println!("{name:20} bf16 activations {worst:.1e}");
         assert!(worst <= TOLERANCE_BF16 && worst > 0.0, "{name} with activations in bf16: {worst:.1e}");
     }

@@ -1,11 +1,17 @@
 //! The CPU as a [`Backend`]: goes in what a forward pass asks for, comes out calls of `netweight-kernels-cpu`.
 //! Next in the flow: decoder.rs.
 
-use netweight_kernels_cpu::{Input, Isa, Job, Pool, Precision, Scratch, linear, rows};
+use netweight_kernels_cpu as kernels;
+use netweight_kernels_cpu::{
+    Attention, AttentionShape, Input, Isa, Job, KvCache, KvShape, KvType, Pool, Precision, Rows, RowsMut, Scratch,
+};
 use netweight_layout::Matrix;
-use netweight_model::{Activation, Attend, Attention, Backend, Heads, Part, Place, Room, Spec};
+use netweight_model::{Activation, Attend, Backend, Heads, Kind, Part, Room, Spec};
 
-use crate::Interrupt;
+use crate::{Error, Interrupt, Result};
+
+/// Matrices that multiply the same activations at once: q, k and v.
+const MAX_JOBS: usize = 4;
 
 /// A weight matrix with its bias.
 pub struct CpuLinear {
@@ -21,77 +27,115 @@ pub struct CpuBuffer {
     data: Vec<f32>, // (rows, width)
 }
 
-/// Keys and values.
-pub struct CpuCache {
-    room: Room,
-    layers: Vec<CpuBuffer>,
-}
+impl CpuBuffer {
+    fn rows(&self) -> Rows<'_> {
+        Rows { data: &self.data, stride: self.width }
+    }
 
-impl CpuCache {
-    /// A cache for `n_slots` sequences of up to `n_positions` tokens.
-    pub fn new(spec: &Spec, n_slots: usize, n_positions: usize) -> CpuCache {
-        let layer = |layer: &netweight_model::Layer| {
-            let width = 2 * layer.attention.kv_width();
-            CpuBuffer { width, data: vec![0.0; n_slots * n_positions * width] }
-        };
-        CpuCache { room: Room { n_slots, n_positions }, layers: spec.layers.iter().map(layer).collect() }
+    fn rows_mut(&mut self) -> RowsMut<'_> {
+        RowsMut { data: &mut self.data, stride: self.width }
     }
 }
 
-/// Sizes that a [`Cpu`] is made for.
+/// How the CPU is to compute.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct CpuPlan {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Threads, at least 1.
+    pub n_threads: usize,
+    /// What activations are rounded to before a linear layer.
+    pub precision: Precision,
+    /// What keys and values are kept as.
+    pub kv_type: KvType,
     /// Tokens of a batch.
     pub max_tokens: usize,
-    /// Columns of the widest matrix.
-    pub max_cols: usize,
+    /// Positions of a sequence.
+    pub max_positions: usize,
+    /// Sequences.
+    pub n_slots: usize,
 }
 
 /// The CPU: an instruction set, threads, and all scratch memory.
 pub struct Cpu {
-    isa: Isa,
+    plan: CpuPlan,
     pool: Pool,
     scratch: Scratch,
     input: Input,
-    precision: Precision,
+    attention: Attention,
+    places: Vec<kernels::Place>, // (max_tokens)
     pub(crate) interrupt: Interrupt,
 }
 
 impl Cpu {
-    /// Allocates all that the operations need.
-    pub fn new(isa: Isa, n_threads: usize, precision: Precision, sizes: Sizes) -> Cpu {
-        let pool = Pool::new(n_threads);
-        let scratch = Scratch::new(&pool, sizes.max_tokens, sizes.max_cols);
-        let input = Input::new(sizes.max_tokens, sizes.max_cols);
-        Cpu { isa, pool, scratch, input, precision, interrupt: Interrupt::new() }
+    /// Allocates all that the operations need for models of `spec`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for heads that the kernels do not know.
+    pub fn new(spec: &Spec, plan: CpuPlan) -> Result<Cpu> {
+        let pool = Pool::new(plan.n_threads);
+        let matrices = spec.tensors().filter(|tensor| tensor.kind != Kind::Vector);
+        let max_cols = matrices.map(|tensor| tensor.cols).max().unwrap_or(1);
+        let attention = &first_attention(spec)?;
+        let shape = AttentionShape {
+            n_heads: attention.n_heads,
+            n_kv_heads: attention.n_kv_heads,
+            head_dim: attention.head_dim,
+        };
+        let attention = Attention::new(shape, plan.max_tokens, plan.max_positions, pool.n_threads());
+        Ok(Cpu {
+            plan,
+            scratch: Scratch::new(&pool, plan.max_tokens, max_cols),
+            input: Input::new(plan.max_tokens, max_cols),
+            attention: attention.map_err(|error| Error::invalid(error.to_string()))?,
+            places: Vec::with_capacity(plan.max_tokens),
+            pool,
+            interrupt: Interrupt::new(),
+        })
     }
 
-    /// Threads.
-    pub fn n_threads(&self) -> usize {
-        self.pool.n_threads()
+    /// A cache for as many sequences and positions as planned. Memory is taken as positions are written.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the cache would not fit into an address space.
+    pub fn cache(&self, spec: &Spec) -> Result<KvCache> {
+        let attention = first_attention(spec)?;
+        KvCache::new(KvShape {
+            n_layers: spec.layers.len(),
+            n_kv_heads: attention.n_kv_heads,
+            head_dim: attention.head_dim,
+            n_slots: self.plan.n_slots,
+            max_positions: self.plan.max_positions,
+            kv_type: self.plan.kv_type,
+        })
+        .map_err(|error| Error::invalid(error.to_string()))
     }
 
-    /// The instruction set.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// How it computes; `n_threads` are those that the system gave.
+    pub fn plan(&self) -> CpuPlan {
+        CpuPlan { n_threads: self.pool.n_threads(), ..self.plan }
     }
 }
 
-impl CpuBuffer {
-    fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.width..(row + 1) * self.width]
+/// Heads, which are the same in all layers.
+fn first_attention(spec: &Spec) -> Result<netweight_model::Attention> {
+    let first = spec.layers.first().ok_or_else(|| Error::invalid("a model without layers"))?.attention;
+    let heads = |attention: &netweight_model::Attention| (attention.n_heads, attention.n_kv_heads, attention.head_dim);
+    if spec.layers.iter().any(|layer| heads(&layer.attention) != heads(&first)) {
+        return Err(Error::invalid("layers whose attention heads differ"));
     }
+    Ok(first)
+}
 
-    fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.width..(row + 1) * self.width]
-    }
+fn heads_of(heads: Heads) -> kernels::Heads {
+    kernels::Heads { col: heads.col, n_heads: heads.n_heads, head_dim: heads.head_dim }
 }
 
 impl Backend for Cpu {
     type Linear = CpuLinear;
     type Vector = Vec<f32>;
     type Buffer = CpuBuffer;
-    type Cache = CpuCache;
+    type Cache = KvCache;
 
     fn buffer(&self, n_rows: usize, width: usize) -> netweight_model::Result<CpuBuffer> {
         Ok(CpuBuffer { width, data: vec![0.0; n_rows * width] })
@@ -101,190 +145,101 @@ impl Backend for Cpu {
         Ok(values.to_vec())
     }
 
-    fn room(&self, cache: &CpuCache) -> Room {
-        cache.room
+    fn room(&self, cache: &KvCache) -> Room {
+        Room { n_slots: cache.shape().n_slots, n_positions: cache.shape().max_positions }
     }
 
     fn embed(&mut self, table: &CpuLinear, tokens: &[u32], out: &mut CpuBuffer) {
         let out = &mut out.data[..tokens.len() * table.matrix.cols()];
-        rows(self.isa, &self.pool, &self.scratch, &table.matrix, tokens, out);
+        kernels::rows(self.plan.isa, &self.pool, &self.scratch, &table.matrix, tokens, out);
     }
 
     fn scale(&mut self, x: &mut CpuBuffer, n_rows: usize, width: usize, factor: f32) {
-        each(x, n_rows, width, |x| x * factor);
+        kernels::scale(self.plan.isa, &self.pool, x.rows_mut(), n_rows, width, factor);
     }
 
+    /// Does nothing once interrupted, so that a forward pass comes to its end, which is [`Backend::read`], soon.
     fn linear(&mut self, x: &CpuBuffer, n_rows: usize, parts: &[Part<CpuLinear>], out: &mut CpuBuffer) {
         let Some(first) = parts.first() else { return };
         if self.interrupt.is_set() {
-            return; // `read` says so; what is in the buffers no longer matters.
+            return;
         }
+        let CpuPlan { isa, precision, .. } = self.plan;
         let cols = first.linear.matrix.cols();
-        self.input.set(self.isa, &self.pool, &x.data, x.width, [n_rows, cols], self.precision);
+        self.input.set(isa, &self.pool, &x.data, x.width, [n_rows, cols], precision);
         for parts in parts.chunks(MAX_JOBS) {
             let mut jobs = [Job { matrix: &first.linear.matrix, bias: None, out_col: 0 }; MAX_JOBS];
-            for (job, part) in jobs.iter_mut().zip(parts) {
-                *job = Job { matrix: &part.linear.matrix, bias: part.linear.bias.as_deref(), out_col: part.out_col };
+            for (job, Part { linear, out_col }) in jobs.iter_mut().zip(parts) {
+                *job = Job { matrix: &linear.matrix, bias: linear.bias.as_deref(), out_col: *out_col };
             }
             let jobs = &jobs[..parts.len()];
-            linear(self.isa, &self.pool, &self.scratch, &self.input, jobs, &mut out.data, out.width);
+            kernels::linear(isa, &self.pool, &self.scratch, &self.input, jobs, &mut out.data, out.width);
         }
     }
 
     fn rms_norm(&mut self, x: &CpuBuffer, n_rows: usize, weight: &Vec<f32>, eps: f32, out: &mut CpuBuffer) {
-        for row in 0..n_rows {
-            let width = weight.len();
-            out.row_mut(row)[..width].copy_from_slice(&x.row(row)[..width]);
-            norm(&mut out.row_mut(row)[..width], weight, eps);
-        }
+        kernels::rms_norm(self.plan.isa, &self.pool, x.rows(), n_rows, weight, eps, out.rows_mut());
     }
 
     fn head_norm(&mut self, x: &mut CpuBuffer, n_rows: usize, heads: Heads, weight: &Vec<f32>, eps: f32) {
-        for row in 0..n_rows {
-            heads_of(x.row_mut(row), heads).for_each(|head| norm(head, weight, eps));
-        }
+        kernels::head_norm(self.plan.isa, &self.pool, x.rows_mut(), n_rows, heads_of(heads), weight, eps);
     }
 
     fn rope(&mut self, x: &mut CpuBuffer, heads: Heads, rotary_dim: usize, table: &Vec<f32>, table_rows: &[u32]) {
-        let half = rotary_dim / 2;
-        for (row, table_row) in table_rows.iter().enumerate() {
-            let (cos, sin) = table[*table_row as usize * rotary_dim..][..rotary_dim].split_at(half);
-            for head in heads_of(x.row_mut(row), heads) {
-                for j in 0..half {
-                    let (a, b) = (head[j], head[j + half]);
-                    head[j] = a * cos[j] - b * sin[j];
-                    head[j + half] = b * cos[j] + a * sin[j];
-                }
-            }
-        }
+        kernels::rope(self.plan.isa, &self.pool, x.rows_mut(), heads_of(heads), rotary_dim, table, table_rows);
     }
 
-    fn attend(&mut self, qkv: &CpuBuffer, attend: &Attend, cache: &mut CpuCache, out: &mut CpuBuffer) {
-        let (attention, n_positions) = (attend.attention, cache.room.n_positions);
-        let layer = &mut cache.layers[attend.layer_idx];
-        let cache_row = |place: &Place| place.slot * n_positions + place.position;
-        for (row, place) in attend.places.iter().enumerate() {
-            let keys_and_values = &qkv.row(row)[attention.q_width()..attention.qkv_width()];
-            layer.row_mut(cache_row(place)).copy_from_slice(keys_and_values);
+    fn attend(&mut self, qkv: &CpuBuffer, attend: &Attend, cache: &mut KvCache, out: &mut CpuBuffer) {
+        if self.interrupt.is_set() {
+            return;
         }
-        for (row, place) in attend.places.iter().enumerate() {
-            let first = attention.window.map_or(0, |window| (place.position + 1).saturating_sub(window));
-            let start = place.slot * n_positions;
-            let seen: Vec<&[f32]> = (start + first..=start + place.position).map(|row| layer.row(row)).collect();
-            for (head_idx, head) in out.row_mut(row)[..attention.q_width()].chunks_mut(attention.head_dim).enumerate() {
-                let query = &qkv.row(row)[head_idx * attention.head_dim..][..attention.head_dim];
-                mix(attention, head_idx, query, &seen, head);
-            }
-        }
+        let attention = attend.attention;
+        self.places.clear();
+        self.places.extend(attend.places.iter().map(|at| kernels::Place { slot: at.slot, position: at.position }));
+        let from = |col: usize| Rows { data: &qkv.data[col..], stride: qkv.width };
+        let (k_col, v_col) = (attention.q_width(), attention.q_width() + attention.kv_width());
+        cache.append(attend.layer_idx, &self.places, from(k_col), from(v_col));
+        let how = kernels::Attend { scale: attention.scale, window: attention.window, softcap: attention.softcap };
+        let (layer, isa) = (attend.layer_idx, self.plan.isa);
+        self.attention.run(isa, &self.pool, cache, layer, &how, &self.places, qkv.rows(), out.rows_mut());
     }
 
     fn gate(&mut self, activation: Activation, x: &CpuBuffer, n_rows: usize, width: usize, out: &mut CpuBuffer) {
-        for row in 0..n_rows {
-            let (gate, up) = x.row(row)[..2 * width].split_at(width);
-            for ((out, gate), up) in out.row_mut(row).iter_mut().zip(gate).zip(up) {
-                *out = activate(activation, *gate) * up;
-            }
-        }
+        let activation = match activation {
+            Activation::Silu => kernels::Activation::Silu,
+            Activation::GeluTanh => kernels::Activation::GeluTanh,
+            Activation::GeluErf => kernels::Activation::GeluErf,
+        };
+        kernels::gate(self.plan.isa, &self.pool, activation, x.rows(), n_rows, width, out.rows_mut());
     }
 
     fn add(&mut self, x: &CpuBuffer, n_rows: usize, width: usize, out: &mut CpuBuffer) {
-        for row in 0..n_rows {
-            for (out, x) in out.row_mut(row)[..width].iter_mut().zip(x.row(row)) {
-                *out += x;
-            }
-        }
+        kernels::add(self.plan.isa, &self.pool, x.rows(), n_rows, width, out.rows_mut());
     }
 
     fn softcap(&mut self, x: &mut CpuBuffer, n_rows: usize, width: usize, cap: f32) {
-        each(x, n_rows, width, |x| cap * (x / cap).tanh());
+        kernels::softcap(self.plan.isa, &self.pool, x.rows_mut(), n_rows, width, cap);
     }
 
     fn zero(&mut self, x: &mut CpuBuffer, n_rows: usize, width: usize) {
-        each(x, n_rows, width, |_| 0.0);
+        x.data.chunks_exact_mut(x.width).take(n_rows).for_each(|row| row[..width].fill(0.0));
     }
 
     fn gather(&mut self, x: &CpuBuffer, rows: &[u32], width: usize, out: &mut CpuBuffer) {
-        for (idx, row) in rows.iter().enumerate() {
-            out.row_mut(idx)[..width].copy_from_slice(&x.row(*row as usize)[..width]);
+        for (out, &row) in out.data.chunks_exact_mut(out.width).zip(rows) {
+            out[..width].copy_from_slice(&x.data[row as usize * x.width..][..width]);
         }
     }
 
     fn scatter_add(&mut self, x: &CpuBuffer, rows: &[u32], weights: &[f32], width: usize, out: &mut CpuBuffer) {
-        for (idx, (row, weight)) in rows.iter().zip(weights).enumerate() {
-            for (out, x) in out.row_mut(*row as usize)[..width].iter_mut().zip(x.row(idx)) {
-                *out += weight * x;
-            }
-        }
+        kernels::scatter_add(self.plan.isa, x.rows(), rows, weights, width, out.rows_mut());
     }
 
     fn read(&mut self, x: &CpuBuffer, n_rows: usize, width: usize, out: &mut [f32]) -> netweight_model::Result<()> {
-        if let Err(error) = self.interrupt.check() {
-            return Err(netweight_model::Error::Backend(Box::new(error)));
-        }
-        for (row, out) in out.chunks_exact_mut(width).take(n_rows).enumerate() {
-            out.copy_from_slice(&x.row(row)[..width]);
+        self.interrupt.check().map_err(|error| netweight_model::Error::Backend(Box::new(error)))?;
+        for (row, out) in x.data.chunks_exact(x.width).zip(out.chunks_exact_mut(width)).take(n_rows) {
+            out.copy_from_slice(&row[..width]);
         }
         Ok(())
-    }
-}
-
-/// Matrices that multiply the same activations at once: q, k and v.
-const MAX_JOBS: usize = 4;
-
-fn mix(attention: &Attention, head_idx: usize, query: &[f32], seen: &[&[f32]], out: &mut [f32]) {
-    let head_dim = attention.head_dim;
-    let key_col = head_idx / (attention.n_heads / attention.n_kv_heads) * head_dim;
-    let value_col = attention.kv_width() + key_col;
-    let score = |row: &&[f32]| {
-        let score = attention.scale * dot(query, &row[key_col..][..head_dim]);
-        attention.softcap.map_or(score, |cap| cap * (score / cap).tanh())
-    };
-    let scores: Vec<f32> = seen.iter().map(score).collect();
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f32> = scores.iter().map(|score| (score - max).exp()).collect();
-    let total: f32 = weights.iter().sum();
-    out.fill(0.0);
-    for (weight, row) in weights.iter().zip(seen) {
-        for (out, value) in out.iter_mut().zip(&row[value_col..][..head_dim]) {
-            *out += weight / total * value;
-        }
-    }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    sums.iter().sum()
-}
-
-fn norm(x: &mut [f32], weight: &[f32], eps: f32) {
-    let mean = dot(x, x) / x.len() as f32;
-    let scale = 1.0 / (mean + eps).sqrt();
-    for (x, weight) in x.iter_mut().zip(weight) {
-        *x = *x * scale * weight;
-    }
-}
-
-fn activate(activation: Activation, x: f32) -> f32 {
-    match activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        _ => {
-            let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-            0.5 * x * (1.0 + inner.tanh())
-        }
-    }
-}
-
-fn heads_of(row: &mut [f32], heads: Heads) -> impl Iterator<Item = &mut [f32]> {
-    row[heads.col..][..heads.n_heads * heads.head_dim].chunks_exact_mut(heads.head_dim)
-}
-
-fn each(x: &mut CpuBuffer, n_rows: usize, width: usize, f: impl Fn(f32) -> f32) {
-    for row in 0..n_rows {
-        x.row_mut(row)[..width].iter_mut().for_each(|x| *x = f(*x));
     }
 }

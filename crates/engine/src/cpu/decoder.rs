@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
-use netweight_kernels_cpu::{Isa, Precision};
+use netweight_kernels_cpu::{Isa, KvCache, KvType, Precision};
 use netweight_layout::Layout;
 use netweight_model::{Kind, Model, Spec, Workspace};
 
-use super::backend::{Cpu, CpuCache, Sizes};
+use super::backend::{Cpu, CpuPlan};
 use super::source::CpuSource;
 use crate::decoder::{Batch, Decoder};
 use crate::store::Store;
+use crate::text::SideFiles;
 use crate::{Error, Interrupt, Result};
 
 /// How a model is to run. The defaults suit a machine with one model and one sequence.
@@ -17,11 +18,14 @@ use crate::{Error, Interrupt, Result};
 pub struct CpuOptions {
     /// Threads; 0: one for each core.
     pub n_threads: usize,
-    /// Resident layout of bf16 weights; `None`: the one that this CPU runs fastest.
+    /// Resident layout of bf16 weights; `None`: the one that they are stored in, else the one that this CPU runs
+    /// fastest.
     pub layout: Option<Layout>,
     /// What activations are rounded to before they enter a linear layer; `None`: bf16 where the embeddings are bf16,
     /// as in engines that compute in bf16, else not at all.
     pub precision: Option<Precision>,
+    /// What keys and values are kept as.
+    pub kv_type: KvType,
     /// Positions of a sequence; `None`: the model's, but at most [`DEFAULT_POSITIONS`].
     pub max_positions: Option<usize>,
     /// Sequences that the cache has room for.
@@ -43,6 +47,7 @@ impl Default for CpuOptions {
             n_threads: 0,
             layout: None,
             precision: None,
+            kv_type: KvType::F16,
             max_positions: None,
             n_slots: 1,
             max_batch_tokens: 256,
@@ -84,9 +89,8 @@ pub struct CpuDecoder {
     model: Model<Cpu>,
     cpu: Cpu,
     workspace: Workspace<Cpu>,
-    cache: CpuCache,
+    cache: KvCache,
     report: LoadReport,
-    max_positions: usize,
     places: Vec<netweight_model::Place>, // (max_batch_tokens)
 }
 
@@ -107,30 +111,43 @@ impl CpuDecoder {
         CpuSource::check(store, &spec)?;
         let max_positions = max_positions(&spec, options)?;
         let isa = options.isa.map_or_else(|| Isa::from_env().map_err(|error| Error::invalid(error.to_string())), Ok)?;
-        let n_cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let n_threads = if options.n_threads == 0 { n_cores() } else { options.n_threads };
-        let layout = options.layout.unwrap_or_else(|| fastest_layout(isa));
-        let mut source = CpuSource::load(store, &spec, layout, n_threads, interrupt, progress)?;
-        let precision = options.precision.unwrap_or_else(|| default_precision(store, &spec));
+        let plan = CpuPlan {
+            isa,
+            n_threads: if options.n_threads == 0 { n_cores() } else { options.n_threads },
+            precision: options.precision.unwrap_or_else(|| default_precision(store, &spec)),
+            kv_type: options.kv_type,
+            max_tokens: options.max_batch_tokens.clamp(1, max_positions.saturating_mul(options.n_slots.max(1))),
+            max_positions,
+            n_slots: options.n_slots.max(1),
+        };
+        let cpu = Cpu::new(&spec, plan)?;
+        let cache = cpu.cache(&spec)?;
+        let layouts = [options.layout, Some(fastest_layout(isa))];
+        let mut source = CpuSource::load(store, &spec, layouts, plan.n_threads, interrupt, progress)?;
         let (n_weights, matrix_bytes, layouts) = (source.n_weights(), source.matrix_bytes(), source.layouts());
-        let max_tokens = options.max_batch_tokens.clamp(1, max_positions.max(1) * options.n_slots.max(1));
-        let max_cols = spec.tensors().filter(|tensor| tensor.kind != Kind::Vector).map(|tensor| tensor.cols).max();
-        let sizes = Sizes { max_tokens, max_cols: max_cols.unwrap_or(0) };
-        let cpu = Cpu::new(isa, n_threads, precision, sizes);
-        let cache = CpuCache::new(&spec, options.n_slots.max(1), max_positions);
         let model = Model::load(spec, max_positions, &cpu, &mut source)?;
-        let workspace = Workspace::new(&model, &cpu, max_tokens, MAX_LOGIT_ROWS)?;
+        let workspace = Workspace::new(&model, &cpu, plan.max_tokens, MAX_LOGIT_ROWS)?;
         let report = LoadReport {
             n_weights,
             matrix_bytes,
             original_bytes: store.original_bytes(),
             layouts,
             seconds: begin.elapsed().as_secs_f64(),
-            n_threads: cpu.n_threads(),
+            n_threads: cpu.plan().n_threads,
             isa: isa.name(),
-            precision,
+            precision: plan.precision,
         };
-        Ok(CpuDecoder { model, cpu, workspace, cache, report, max_positions, places: Vec::with_capacity(max_tokens) })
+        Ok(CpuDecoder { model, cpu, workspace, cache, report, places: Vec::with_capacity(plan.max_tokens) })
+    }
+
+    /// Goes on with another number of threads, at least 1. The results stay the same, and so does the cache.
+    ///
+    /// # Errors
+    /// None that [`CpuDecoder::load`] did not have.
+    pub fn set_threads(&mut self, n_threads: usize) -> Result<()> {
+        self.cpu = Cpu::new(self.model.spec(), CpuPlan { n_threads: n_threads.max(1), ..self.cpu.plan() })?;
+        self.report.n_threads = self.cpu.plan().n_threads;
+        Ok(())
     }
 
     /// What loading did.
@@ -154,6 +171,10 @@ pub fn read_spec(store: &Store) -> Result<Spec> {
     let config = String::from_utf8(config)
         .map_err(|_| netweight_container::Error::corrupt("config.json is not UTF-8").in_file(store.path()))?;
     Ok(Spec::from_config(&config)?)
+}
+
+fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn max_positions(spec: &Spec, options: &CpuOptions) -> Result<usize> {
@@ -188,7 +209,7 @@ impl Decoder for CpuDecoder {
     }
 
     fn max_positions(&self) -> usize {
-        self.max_positions
+        self.cpu.plan().max_positions
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -197,7 +218,7 @@ impl Decoder for CpuDecoder {
 
     fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<()> {
         interrupt.check()?;
-        let sequence_len = self.max_positions; // LongRoPE rotates for the context that was asked for, as vLLM does.
+        let sequence_len = self.max_positions(); // LongRoPE rotates for the context that was asked for, as vLLM does.
         let place =
             |at: &crate::decoder::Place| netweight_model::Place { slot: at.slot, position: at.position, sequence_len };
         self.places.clear();

@@ -4,5 +4,4 @@ mod backend;
 mod decoder;
 mod source;
 
-pub use backend::{Cpu, CpuCache, CpuLinear};
 pub use decoder::{CpuDecoder, CpuOptions, DEFAULT_POSITIONS, LoadReport, read_spec};

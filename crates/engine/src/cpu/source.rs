@@ -7,7 +7,7 @@ use netweight_layout::{Layout, Matrix};
 use netweight_model::{Kind, Source, Spec, Tensor, Transform};
 
 use super::backend::CpuLinear;
-use crate::load::{MatrixRequest, check_vector, checked_entry, layout_for, load_matrices, load_vector};
+use crate::load::{MatrixRequest, check_vector, checked_entry, layout_for, load_matrices, load_vector, map_matrices};
 use crate::store::Store;
 use crate::{Error, Interrupt, Result};
 
@@ -33,22 +33,32 @@ impl<'a> CpuSource<'a> {
         Ok(())
     }
 
-    /// Loads every matrix of `spec`, in `layout` where its dtype can be had in it.
+    /// Loads every matrix of `spec`: in `wanted` where its dtype can be had in it; without a wish, as it is stored where
+    /// that can be multiplied with, else in `fastest`.
     ///
     /// # Errors
     /// `File`, `InvalidArgument`, `Interrupted`: see [`load_matrices`].
     pub fn load(
         store: &'a Store,
         spec: &Spec,
-        layout: Layout,
+        [wanted, fastest]: [Option<Layout>; 2],
         n_threads: usize,
         interrupt: &Interrupt,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<CpuSource<'a>> {
         let matrices = spec.tensors().filter(|tensor| tensor.kind != Kind::Vector);
         let requests: Vec<MatrixRequest> = matrices.map(|tensor| request(store, &tensor)).collect();
-        let loaded = load_matrices(store, &requests, layout, n_threads, interrupt, progress)?;
-        let matrices = requests.into_iter().map(|request| request.name).zip(loaded).collect();
+        let mapped = map_matrices(store, &requests, wanted)?;
+        let (mut matrices, mut rest) = (HashMap::new(), Vec::new());
+        for (request, matrix) in requests.into_iter().zip(mapped) {
+            match matrix {
+                Some(matrix) => _ = matrices.insert(request.name, matrix),
+                None => rest.push(request),
+            }
+        }
+        let layout = wanted.or(fastest).unwrap_or(Layout::Bf16);
+        let loaded = load_matrices(store, &rest, layout, n_threads, interrupt, progress)?;
+        matrices.extend(rest.into_iter().map(|request| request.name).zip(loaded));
         Ok(CpuSource { store, matrices })
     }
 
