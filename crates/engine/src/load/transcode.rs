@@ -57,9 +57,16 @@ struct Run {
 
 /// A matrix that is being filled.
 struct Slot<'a> {
-    rest: Mutex<(&'a mut [u8], Vec<Range<usize>>, bool)>, // free bytes; (n_groups,) where each lies; whether they sufficed
+    filling: Mutex<Filling<'a>>,
     geometry: Geometry,
     len: usize,
+}
+
+/// What threads change as they fill a matrix.
+struct Filling<'a> {
+    free: &'a mut [u8],
+    groups: Vec<Range<usize>>, // (n_groups,) where each lies
+    fits: bool,
 }
 
 /// Loads matrices, in the order of `requests`, on `n_threads` threads. `progress` hears of source bytes done.
@@ -189,26 +196,26 @@ fn cut(geometries: &[Geometry]) -> Vec<Run> {
 impl<'a> Slot<'a> {
     fn new(memory: &'a mut AlignedBytes, geometry: Geometry) -> Slot<'a> {
         let len = memory.len();
-        Slot { rest: Mutex::new((memory, vec![0..0; geometry.n_groups()], true)), geometry, len }
+        let filling = Filling { free: memory, groups: vec![0..0; geometry.n_groups()], fits: true };
+        Slot { filling: Mutex::new(filling), geometry, len }
     }
 
     /// Takes room for a group; `None` where there is none left.
     fn take(&self, group_idx: usize, len: usize) -> Option<&'a mut [u8]> {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        let (free, groups, fits) = &mut *rest;
-        if len > free.len() {
-            *fits = false;
+        let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        if len > filling.free.len() {
+            filling.fits = false;
             return None;
         }
-        let begin = self.len - free.len();
-        groups[group_idx] = begin..begin + len;
-        let (taken, left) = std::mem::take(free).split_at_mut(len);
-        *free = left;
+        let begin = self.len - filling.free.len();
+        filling.groups[group_idx] = begin..begin + len;
+        let (taken, left) = std::mem::take(&mut filling.free).split_at_mut(len);
+        filling.free = left;
         Some(taken)
     }
 
     fn finish(self) -> (Vec<Range<usize>>, bool) {
-        let (_, groups, fits) = self.rest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Filling { groups, fits, .. } = self.filling.into_inner().unwrap_or_else(PoisonError::into_inner);
         (groups, fits)
     }
 }
