@@ -71,7 +71,7 @@ pub enum Verb {
     Run(run::Args),
     /// Measure perplexity on a text, and the distance to another model
     Eval(eval::Args),
-    /// Compress, verify and restore the bundled model and compare every file
+    /// Compress, verify and restore the bundled model, compare every file, and run it
     Demo(demo::Args),
     /// Measure speed and size beside other compressors, in one run
     Bench(bench::Args),

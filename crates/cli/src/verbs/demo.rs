@@ -1,8 +1,11 @@
-//! `netweight demo`: the whole round on the bundled model, every step checked, nothing left behind.
+//! `netweight demo`: the whole round on the bundled model, every step checked, then a text that it writes, raw and
+//! compressed; nothing left behind.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use netweight_container::{Checkpoint, SourceFile};
+use netweight_engine::{CpuOptions, Decoder as _, Generator, Interrupt, Layout, Options, Store, Tokenizer, read_spec};
 use netweight_pack::{
     CompressOptions, Digest, InspectOptions, Inspection, Report, RestoreOptions, Silent, VerifyOptions, compress,
     inspect, restore, verify,
@@ -12,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::args::LevelArg;
 use crate::failure::{Failure, Kind, Reads};
+use crate::models;
 use crate::signals;
 use crate::ui::Ui;
 use crate::units::{bytes, counted, duration, grouped, percent, rate};
@@ -27,7 +31,7 @@ Works in a temporary folder, which needs twice the model's size, and removes it.
 
 const LAST_LINE: &str = "every file is back, bit for bit";
 
-/// Compress, verify and restore the bundled model and compare every file
+/// Compress, verify and restore the bundled model, compare every file, and run it
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -62,6 +66,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let restored = round.restore()?;
     ui.step(|| format!("restored    {}", timing(restored.original_bytes, restored.seconds)))?;
     let files = round.compare(ui)?;
+    let story = if round.is_model() { Some(round.generate(ui)?) } else { None };
 
     let report = json!({
         "model": model.display().to_string(),
@@ -77,10 +82,16 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         "restore_seconds": restored.seconds,
         "files": files.iter().map(|(path, sha256)| json!({ "path": path, "sha256": sha256 })).collect::<Vec<_>>(),
         "is_identical": true,
+        "generated": story,
     });
     ui.answer("demo", &report, || LAST_LINE.to_owned())?;
     Ok(0)
 }
+
+/// What the demo has the model continue.
+const PROMPT: &str = "It was a dark night, and the";
+/// How far.
+const N_NEW_TOKENS: usize = 24;
 
 /// The bundled model: in the source tree that this program was built in, or near the program.
 fn bundled_model() -> Result<PathBuf, Failure> {
@@ -131,6 +142,23 @@ impl Round<'_> {
         restored.map_err(|error| Failure::reading(error, Reads::Archive))
     }
 
+    /// Whether the checkpoint is a model that can be run.
+    fn is_model(&self) -> bool {
+        Store::open(self.model).is_ok_and(|store| read_spec(&store).is_ok() && Tokenizer::read(&store).is_ok())
+    }
+
+    /// Continues a text from raw and from compressed weights, which must say the same.
+    fn generate(&self, ui: &Ui) -> Result<String, Failure> {
+        let raw = continued(self.model, Some(Layout::Bf16), ui)?;
+        let compressed = continued(&self.archive, None, ui)?;
+        if raw.0 != compressed.0 {
+            return Err(different("the text that the compressed model writes"));
+        }
+        ui.step(|| format!("generated   {PROMPT}{}", compressed.0.trim_end()))?;
+        ui.step(|| format!("            the same from {} and from {}", raw.1, compressed.1))?;
+        Ok(compressed.0)
+    }
+
     /// Compares the SHA-256 of every file, read anew on both sides; gives the files.
     fn compare(&self, ui: &Ui) -> Result<Vec<(String, Digest)>, Failure> {
         let (originals, restored) = (files(self.model)?, files(&self.back)?);
@@ -150,6 +178,19 @@ impl Round<'_> {
             false => Err(different("there are more files than before")),
         }
     }
+}
+
+/// What the model at `path` makes of the prompt, and how it lay in memory.
+fn continued(path: &Path, layout: Option<Layout>, ui: &Ui) -> Result<(String, String), Failure> {
+    let options = CpuOptions { layout, ..CpuOptions::default() };
+    let loaded = models::load(path, &options, &Interrupt::new(), ui)?;
+    let how = format!("{:.2} bits a weight", loaded.decoder.report().bits_per_weight());
+    let tokenizer = models::tokenizer(&loaded.store, loaded.decoder.vocab_size())?;
+    let prompt = tokenizer.encode_prompt(PROMPT).map_err(Failure::running)?;
+    let mut generator = Generator::new(loaded.decoder, tokenizer).map_err(Failure::running)?;
+    let options = Options { max_new_tokens: Some(N_NEW_TOKENS), continues_text: true, ..Options::default() };
+    let answer = generator.generate(&prompt, &options, &Interrupt::new(), |_| ControlFlow::Continue(()));
+    Ok((answer.map_err(Failure::running)?.text, how))
 }
 
 fn different(what: &str) -> Failure {

@@ -63,19 +63,19 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Args)]
 pub struct SamplingArgs {
     /// Divides the logits; 0 takes the likeliest token.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keep that many of the likeliest tokens; 0 for all.
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
     /// Keep the likeliest tokens up to this probability.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Keep tokens of at least this share of the likeliest one's probability.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Weaken tokens that occurred; 1 for not at all.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub repetition_penalty: Option<f32>,
     /// Where the random numbers begin: the same seed gives the same answer [default: another one each time].
     #[arg(long, value_name = "S")]
@@ -135,7 +135,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let loaded = models::load(&args.model, &args.how.options(), &interrupt, ui)?;
     let Loaded { decoder, .. } = loaded;
     let report = decoder.report().clone();
-    if !ui.is_quiet() {
+    if !ui.is_quiet() && !ui.is_json() {
         ui::complain(&loaded_line(&report));
     }
     let generator = Generator::new(decoder, tokenizer).map_err(failed)?;
@@ -184,7 +184,7 @@ impl Once<'_> {
         let failed = |error| Failure::running(error).at(&self.args.model);
         let options = GenerateOptions { continues_text: template.is_none(), ..options };
         let tokens = match &template {
-            None => generator.tokenizer().encode(&text_without_template(self.args, prompt)),
+            None => generator.tokenizer().encode_prompt(&text_without_template(self.args, prompt)),
             Some(template) => {
                 let system = self.args.system.as_deref().map(Message::system);
                 let messages: Vec<Message> = system.into_iter().chain([Message::user(prompt)]).collect();
