@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs the tests of the codec and of the CPU kernels as aarch64 code under qemu, so that the NEON kernels are tested on any Linux machine.
+# Runs tests as aarch64 code under qemu, so that the NEON kernels are tested on any Linux machine: those of the codec, or
+# of the crate that CRATE names (CRATE=netweight-kernels-cpu takes minutes).
 #
 # Needs a Rust compiler with the aarch64 standard library, a cross linker and qemu. As root on Debian 12 it
 # installs what is missing by apt (the Debian package of the compiler brings the library that goes with it).
@@ -62,4 +63,4 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$qemu
 # Static, because a dynamic loader and a C library of two packages need not fit each other.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
 export PROPTEST_CASES="${PROPTEST_CASES:-16}"
-exec cargo test -p netweight-codec -p netweight-kernels-cpu --lib --target $target -- "$@"
+exec cargo test -p "${CRATE:-netweight-codec}" --lib --target $target -- "$@"
