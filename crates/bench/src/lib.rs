@@ -5,7 +5,10 @@
 //! decodes it chunk by chunk, `memory` copies and reads the same buffers, `peers` drives the other compressors
 //! in a Python process, and [`run`] goes round-robin over all of them, so that a noisy moment meets everyone.
 //!
-//! What a figure means: GB (10^9 bytes) of original data per second of CPU time, one thread unless it says
+//! [`run_model`] is the other benchmark: a language model's speed on netweight's own engine, from raw and from
+//! compressed weights, and on other engines. It goes round everyone in the same way; see `model`.
+//!
+//! What a figure of the codec means: GB (10^9 bytes) of original data per second of CPU time, one thread unless it says
 //! otherwise, out of and into memory that is already mapped, checksums included; median, least and most of all
 //! rounds. Output is compared with the original in every round, outside the timing.
 //!
@@ -22,6 +25,7 @@ mod bounds;
 mod data;
 mod machine;
 mod memory;
+mod model;
 mod options;
 mod ours;
 mod peers;
@@ -32,6 +36,10 @@ mod stats;
 mod table;
 
 pub use machine::Machine;
+pub use model::{
+    BatchSpeed, LogitsCheck, MemoryUse, ModelOptions, ModelRatio, ModelReport, ModelRow, Speed, WeightsReport,
+    measure_memory, run_model,
+};
 pub use options::{Error, Options};
 pub use report::{Bounds, Comparison, DataSetReport, MemoryRow, Ratio, Report, Row};
 pub use run::run;

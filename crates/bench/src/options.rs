@@ -108,6 +108,22 @@ pub enum Error {
     /// A data set has no bytes.
     #[error("{0}: no tensors with data")]
     Empty(String),
+    /// A model cannot be loaded or run.
+    #[error(transparent)]
+    Engine(#[from] netweight_engine::Error),
+    /// Two layouts or numbers of threads do not give the same bits.
+    #[error("{what} of {one} and {other} differ")]
+    Differ {
+        /// Logits or tokens.
+        what: &'static str,
+        /// A contender.
+        one: String,
+        /// Another contender.
+        other: String,
+    },
+    /// The process in which memory is measured failed.
+    #[error("measuring memory in a process of its own: {0}")]
+    MemoryUse(String),
 }
 
 #[cfg(test)]

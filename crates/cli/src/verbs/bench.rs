@@ -1,13 +1,15 @@
-//! `netweight bench`: speed and size beside other compressors, in one run.
+//! `netweight bench`: speed and size beside other compressors, or speed of a model beside other engines, in one run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use netweight_bench::{Error, Options, run as measure};
+use netweight_bench::{Error, ModelOptions, Options, measure_memory, run as measure, run_model};
 use netweight_pack::Level;
 use netweight_synth::Kind as SynthKind;
 
 use crate::args::{KindArg, LevelArg, ShapesArg, parse_bytes};
 use crate::failure::{Failure, Kind};
+use crate::models::LayoutArg;
+use crate::signals;
 use crate::ui::Ui;
 use crate::verbs::Outcome;
 
@@ -17,77 +19,177 @@ Examples:
   netweight bench --file Llama-3.1-8B --budget 1GiB      The first rows of a checkpoint of yours
   netweight bench --set bf16 --rounds 3 --no-peers       Seconds instead of minutes
   netweight --json bench --set bf16 > run.json
+  netweight bench Llama-3.2-1B                           How fast it runs, raw and compressed, and elsewhere
+  netweight bench Llama-3.2-1B --no-peers --batch 1,4,16 --layout bf16,exact11,exact12
 
-Peers are Python packages (zipnn, openzl, zstandard); those that --python does not have are named and left out.";
+Peers are Python packages, of the codec zipnn, openzl and zstandard, of the engine llama-cpp-python with gguf, and
+torch with transformers; those that --python does not have are named and left out.";
 
-/// Measure speed and size beside other compressors, in one run
+/// Measure speed and size beside other compressors, or a model's speed beside other engines
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A safetensors file, or a folder of them, to measure on; may be given several times.
-    #[arg(long = "file", value_name = "PATH")]
-    pub files: Vec<PathBuf>,
-    /// Synthetic data sets [default: all of them, or none with --file].
-    #[arg(long = "set", value_name = "KIND", value_enum, value_delimiter = ',')]
-    pub sets: Vec<KindArg>,
-    /// Measure f32 tensors of files also after rounding them to bf16.
-    #[arg(long)]
-    pub cast_bf16: bool,
-    /// Bytes that a data set may have; larger ones are cut.
-    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = parse_bytes)]
-    pub budget: u64,
-    /// How often everything is measured.
-    #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub rounds: u16,
-    /// Measure one thread, powers of two, and this many [default: as many as the machine runs at once].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-    /// Levels [default: all].
-    #[arg(long = "level", value_name = "LEVEL", value_enum, value_delimiter = ',')]
-    pub levels: Vec<LevelArg>,
-    /// Dimensions of the synthetic data sets.
-    #[arg(long, value_enum, default_value = "8b")]
-    pub shapes: ShapesArg,
-    /// Seed of the synthetic data sets.
-    #[arg(long, default_value_t = 1, value_name = "S")]
-    pub seed: u64,
-    /// Leave the other compressors out.
+    /// Measure how fast this model runs, a checkpoint or an archive; without one, the codec is measured.
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// How often everything is measured [default: 7, with MODEL 5].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: Option<u16>,
+    /// Measure one thread, powers of two, and this many; with MODEL, each of these numbers, peers with the largest
+    /// [default: as many as the machine runs at once; with MODEL 1 and that].
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Vec<u16>,
+    /// Leave the peers out.
     #[arg(long)]
     pub no_peers: bool,
-    /// Python interpreter that has the other compressors.
+    /// Python interpreter that has the peers.
     #[arg(long, default_value = "python3", value_name = "PATH")]
     pub python: PathBuf,
+    /// What of the codec to measure.
+    #[command(flatten)]
+    pub codec: CodecArgs,
+    /// What of a model to measure.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Flags without MODEL.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options without MODEL")]
+pub struct CodecArgs {
+    /// A safetensors file, or a folder of them, to measure on; may be given several times.
+    #[arg(long = "file", value_name = "PATH", conflicts_with = "model")]
+    pub files: Vec<PathBuf>,
+    /// Synthetic data sets [default: all of them, or none with --file].
+    #[arg(long = "set", value_name = "KIND", value_enum, value_delimiter = ',', conflicts_with = "model")]
+    pub sets: Vec<KindArg>,
+    /// Measure f32 tensors of files also after rounding them to bf16.
+    #[arg(long, conflicts_with = "model")]
+    pub cast_bf16: bool,
+    /// Bytes that a data set may have; larger ones are cut.
+    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "model")]
+    pub budget: u64,
+    /// Levels [default: all].
+    #[arg(long = "level", value_name = "LEVEL", value_enum, value_delimiter = ',', conflicts_with = "model")]
+    pub levels: Vec<LevelArg>,
+    /// Dimensions of the synthetic data sets.
+    #[arg(long, value_enum, default_value = "8b", conflicts_with = "model")]
+    pub shapes: ShapesArg,
+    /// Seed of the synthetic data sets.
+    #[arg(long, default_value_t = 1, value_name = "S", conflicts_with = "model")]
+    pub seed: u64,
+}
+
+/// Flags with MODEL.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options with MODEL")]
+pub struct EngineArgs {
+    /// Tokens of the prompt [default: 128].
+    #[arg(long, value_name = "N", requires = "model", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub prompt: Option<u32>,
+    /// Tokens that follow, of each sequence [default: 32].
+    #[arg(long, value_name = "N", requires = "model", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub generate: Option<u32>,
+    /// Sequences that are decoded together [default: 1,8].
+    #[arg(long = "batch", value_name = "N", value_delimiter = ',', requires = "model")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub batches: Vec<u16>,
+    /// How bf16 weights lie in memory [default: bf16 and the fastest exact layout of this CPU].
+    #[arg(long = "layout", value_name = "LAYOUT", value_enum, value_delimiter = ',', requires = "model")]
+    pub layouts: Vec<LayoutArg>,
+    /// Positions of a sequence [default: as many as are needed].
+    #[arg(long, value_name = "N", requires = "model")]
+    pub context: Option<usize>,
+    /// Keep the files that llama.cpp reads in this folder, and use those that are there already.
+    #[arg(long, value_name = "DIR", requires = "model", conflicts_with = "no_peers")]
+    pub gguf: Option<PathBuf>,
+    /// Load and run the model once, and say how much memory this process took.
+    #[arg(long, hide = true, requires = "model")]
+    pub memory: bool,
 }
 
 /// Measures, then prints the tables.
 ///
 /// # Errors
-/// Those of [`measure`].
+/// Those of [`measure`] and [`run_model`].
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
-    let report = measure(&options(args)).map_err(failure)?;
+    if let Some(model) = &args.model {
+        return run_on(model, args, ui);
+    }
+    let report = measure(&options(args)?).map_err(failure)?;
     ui.answer("bench", &report, || report.to_string())?;
     Ok(0)
 }
 
-fn options(args: &Args) -> Options {
-    let defaults = Options::default();
-    let synthetic: Vec<SynthKind> = match (args.sets.is_empty(), args.files.is_empty()) {
-        (true, true) => defaults.synthetic,
-        _ => args.sets.iter().map(|set| set.0).collect(),
+fn run_on(model: &Path, args: &Args, ui: &Ui) -> Outcome {
+    let mut options = model_options(model, args);
+    let failure = |error: Error| match error {
+        Error::Engine(error) => Failure::running(error).at(model),
+        error => failure(error),
     };
-    let levels: Vec<Level> = args.levels.iter().map(|level| level.0).collect();
-    Options {
+    if args.engine.memory {
+        let found = measure_memory(&options).map_err(failure)?;
+        ui.answer("bench", &found, || format!("{found:?}"))?;
+        return Ok(0);
+    }
+    options.program = std::env::current_exe().ok();
+    // Files for llama.cpp are as large as the model: they must not stay behind, whatever ends the run.
+    let scratch = tempfile::Builder::new().prefix("netweight-bench-").tempdir();
+    let scratch = scratch.map_err(|error| Failure::io(&std::env::temp_dir(), error))?;
+    signals::scratch(scratch.path());
+    options.gguf.get_or_insert_with(|| scratch.path().to_path_buf());
+    let report = run_model(&options).map_err(failure)?;
+    ui.answer("bench", &report, || report.to_string())?;
+    Ok(0)
+}
+
+fn options(args: &Args) -> Result<Options, Failure> {
+    let (defaults, codec) = (Options::default(), &args.codec);
+    let max_threads = match args.threads.as_slice() {
+        [] => defaults.max_threads,
+        [one] => usize::from(*one),
+        _ => {
+            let message = "several numbers for --threads, but no MODEL";
+            return Err(Failure::new(Kind::Usage, message, "without MODEL, --threads takes the largest number"));
+        }
+    };
+    let synthetic: Vec<SynthKind> = match (codec.sets.is_empty(), codec.files.is_empty()) {
+        (true, true) => defaults.synthetic,
+        _ => codec.sets.iter().map(|set| set.0).collect(),
+    };
+    let levels: Vec<Level> = codec.levels.iter().map(|level| level.0).collect();
+    Ok(Options {
         synthetic,
-        shapes: args.shapes.shapes(),
-        seed: args.seed,
-        files: args.files.clone(),
-        cast_bf16: args.cast_bf16,
-        budget_bytes: args.budget,
+        shapes: codec.shapes.shapes(),
+        seed: codec.seed,
+        files: codec.files.clone(),
+        cast_bf16: codec.cast_bf16,
+        budget_bytes: codec.budget,
         levels: if levels.is_empty() { defaults.levels } else { levels },
-        rounds: usize::from(args.rounds),
-        max_threads: args.threads.map_or(defaults.max_threads, usize::from),
+        rounds: args.rounds.map_or(defaults.rounds, usize::from),
+        max_threads,
         peers: !args.no_peers,
         python: args.python.clone(),
+    })
+}
+
+fn model_options(model: &Path, args: &Args) -> ModelOptions {
+    let (defaults, engine) = (ModelOptions::new(model.to_path_buf()), &args.engine);
+    let counts = |asked: &[u16], default: Vec<usize>| {
+        if asked.is_empty() { default } else { asked.iter().copied().map(usize::from).collect() }
+    };
+    ModelOptions {
+        layouts: engine.layouts.iter().map(|layout| layout.0).collect(),
+        threads: counts(&args.threads, defaults.threads),
+        prompt: engine.prompt.map_or(defaults.prompt, |prompt| prompt as usize),
+        generate: engine.generate.map_or(defaults.generate, |generate| generate as usize),
+        batches: counts(&engine.batches, defaults.batches),
+        rounds: args.rounds.map_or(defaults.rounds, usize::from),
+        peers: !args.no_peers,
+        python: args.python.clone(),
+        gguf: engine.gguf.clone(),
+        context: engine.context,
+        ..defaults
     }
 }
 
