@@ -166,6 +166,28 @@ fn bench_measures() {
 }
 
 #[test]
+fn bench_runs_models() {
+    let flags =
+        ["--no-peers", "--rounds", "1", "--threads", "1,2", "--prompt", "8", "--generate", "2", "--batch", "1,2"];
+    let mut args = args!["--json", "bench", bookworm(), "--layout", "bf16,exact12"].to_vec();
+    args.extend(flags.map(Into::into));
+    let report = run(&args).ok().json();
+    assert_eq!((report["rows"].as_array().map(Vec::len), report["check"]["n_contenders"].as_u64()), (Some(4), Some(4)));
+    if cfg!(target_os = "linux") {
+        let peak = |idx: usize| report["weights"][idx]["memory"]["peak_bytes"].as_u64().expect("a peak");
+        assert!(peak(0) > 13 << 20 && peak(1) > 10 << 20, "{report:#}");
+    }
+    let refused = |flags: &[&str], part: &str| {
+        let said = run(&[&["bench"], flags].concat()).code(2).stderr;
+        assert!(said.contains(part), "{said}");
+    };
+    refused(&["some-model", "--set", "bf16"], "--set");
+    refused(&["--prompt", "8"], "MODEL");
+    refused(&["--threads", "1,2"], "MODEL");
+    refused(&["some-model", "--context", "20", "--no-peers"], "160");
+}
+
+#[test]
 fn synth_is_reproducible() {
     let work = scratch();
     for kind in ["bf16", "f16", "f32", "fp8"] {

@@ -142,9 +142,10 @@ impl Round<'_> {
         restored.map_err(|error| Failure::reading(error, Reads::Archive))
     }
 
-    /// Whether the checkpoint is a model that can be run.
+    /// Whether the checkpoint is a model that can be run: a lone file has no config beside its archive.
     fn is_model(&self) -> bool {
-        Store::open(self.model).is_ok_and(|store| read_spec(&store).is_ok() && Tokenizer::read(&store).is_ok())
+        self.archive.is_dir()
+            && Store::open(self.model).is_ok_and(|store| read_spec(&store).is_ok() && Tokenizer::read(&store).is_ok())
     }
 
     /// Continues a text from raw and from compressed weights, which must say the same.
