@@ -99,11 +99,18 @@ pub struct Loaded {
 /// # Errors
 /// What keeps it from running, in words.
 pub fn load(path: &Path, options: &CpuOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
-    let store = Store::open(path).map_err(|error| Failure::running(error.into()))?;
+    load_from(Store::open(path).map_err(|error| Failure::running(error.into()))?, options, interrupt, ui)
+}
+
+/// Loads the model of an open store.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(store: Store, options: &CpuOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
     let bar = Bar::new(ui, "load");
     bar.start(store.original_bytes());
     let decoder = CpuDecoder::load(&store, options, interrupt, &|n_bytes| bar.advance(n_bytes));
-    let decoder = decoder.map_err(|error| Failure::running(error).at(path))?;
+    let decoder = decoder.map_err(|error| Failure::running(error).at(store.path()))?;
     Ok(Loaded { store, decoder })
 }
 

@@ -85,13 +85,6 @@ impl Store {
         self.tensors.get(name).map(|at| &self.shards[at.shard_idx].header.tensors[at.tensor_idx])
     }
 
-    /// Names of all tensors, sorted.
-    pub fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        names
-    }
-
     /// Fills `dst` with the bytes of a tensor from `offset` on, decoding where archived. Threads may call it at once.
     ///
     /// # Errors

@@ -132,7 +132,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     };
     let interrupt = Interrupt::new();
     signals::interrupting(&interrupt);
-    let loaded = models::load(&args.model, &args.how.options(), &interrupt, ui)?;
+    let loaded = models::load_from(store, &args.how.options(), &interrupt, ui)?;
     let Loaded { decoder, .. } = loaded;
     let report = decoder.report().clone();
     if !ui.is_quiet() && !ui.is_json() {
