@@ -59,9 +59,10 @@ impl Isa {
         *BEST.get_or_init(|| Isa::from_env().unwrap_or_else(|_| Isa::fastest()))
     }
 
-    /// The row that `NETWEIGHT_ISA` names, or the fastest where it is not set. Errors as [`Isa::choose`].
+    /// The row that `NETWEIGHT_ISA` names, or the fastest where it is empty or not set. Errors as [`Isa::choose`].
     pub fn from_env() -> Result<Isa> {
-        Isa::choose(std::env::var("NETWEIGHT_ISA").ok().as_deref())
+        let name = std::env::var("NETWEIGHT_ISA").unwrap_or_default();
+        Isa::choose(Some(name.as_str()).filter(|name| !name.is_empty()))
     }
 
     /// The row of that name, or the fastest for `None`.
