@@ -7,7 +7,8 @@
 //!
 //! 1. The caller writes the job, sets `n_done` to 0 and then `n_unclaimed` to the number of pieces (release).
 //! 2. A thread claims one piece by taking 1 from `n_unclaimed` (acquire), where it is not 0. *Only then* it reads the
-//!    job: it cannot change any more, because the caller waits for this piece.
+//!    job: it cannot change any more, because the caller waits for this piece. Which piece: the next of the thread's
+//!    own share, or of another's where that is used up. There are as many claims as pieces, so it finds one.
 //! 3. When a thread finds nothing to claim, it adds what it has done to `n_done` (release), in one addition. From
 //!    then on it does not touch the job.
 //! 4. The caller claims like everyone, then waits until `n_done` is the number of pieces (acquire). A thread that never
@@ -53,6 +54,9 @@ pub struct Pool {
 /// The words of the protocol, each in a cache line of its own.
 struct Shared {
     n_unclaimed: Line<AtomicU32>,
+    /// Pieces taken of each thread's share. Shares are contiguous, so that a thread reads memory in one direction:
+    /// what it has asked for ahead is what it comes to.
+    n_taken: Vec<Line<AtomicU32>>,
     n_done: Line<AtomicU32>,
     /// Counts runs; workers sleep on it.
     epoch: Line<AtomicU32>,
@@ -94,6 +98,7 @@ impl Pool {
         let n_cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let shared = Arc::new(Shared {
             n_unclaimed: Line(AtomicU32::new(0)),
+            n_taken: (0..n_threads.max(1)).map(|_| Line(AtomicU32::new(0))).collect(),
             n_done: Line(AtomicU32::new(0)),
             epoch: Line(AtomicU32::new(0)),
             n_asleep: AtomicU32::new(0),
@@ -191,6 +196,7 @@ impl Shared {
         let work: *const Work<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(work)) };
         // SAFETY: the caller's turn, and no piece is claimed: the run before has ended.
         unsafe { *self.job.get() = Job { work, n_items, run_len, n_pieces } };
+        self.n_taken.iter().for_each(|n_taken| n_taken.0.store(0, Ordering::Relaxed));
         self.n_done.0.store(0, Ordering::Relaxed);
         self.n_unclaimed.0.store(n_pieces, Ordering::SeqCst);
         self.epoch.0.fetch_add(1, Ordering::SeqCst);
@@ -205,8 +211,8 @@ impl Shared {
     /// Steps 2 and 3: claims pieces and does them until none is left, then counts them.
     fn claim_all(&self, worker_idx: usize) {
         let (mut n_done, mut n_pieces) = (0, 0);
-        while let Some((job, n_left)) = self.claim() {
-            let start = (job.n_pieces - n_left) as usize * job.run_len;
+        while let Some(job) = self.claim() {
+            let start = self.take(&job, worker_idx) * job.run_len;
             let range = start..(start + job.run_len).min(job.n_items);
             // SAFETY: the claimed piece is not counted as done yet, so the caller is inside `run`, which borrows `work`.
             let work = unsafe { &*job.work };
@@ -225,17 +231,30 @@ impl Shared {
         }
     }
 
-    /// Step 2: a piece if one is left, told by how many were left.
-    fn claim(&self) -> Option<(Job, u32)> {
+    /// Step 2: the right to one piece, if one is left.
+    fn claim(&self) -> Option<Job> {
         let mut n_left = self.n_unclaimed.0.load(Ordering::Relaxed);
         while n_left > 0 {
             match self.n_unclaimed.0.compare_exchange_weak(n_left, n_left - 1, Ordering::Acquire, Ordering::Relaxed) {
                 // SAFETY: the claim is for the job that stands there, which stays until the piece is counted as done.
-                Ok(_) => return Some((unsafe { *self.job.get() }, n_left)),
+                Ok(_) => return Some(unsafe { *self.job.get() }),
                 Err(now) => n_left = now,
             }
         }
         None
+    }
+
+    /// Step 2: which piece, for who has claimed one.
+    fn take(&self, job: &Job, worker_idx: usize) -> usize {
+        let n_threads = self.n_taken.len();
+        let begin = |thread: usize| job.n_pieces as usize * thread / n_threads;
+        for thread in (worker_idx..n_threads).chain(0..worker_idx) {
+            let piece = begin(thread) + self.n_taken[thread].0.fetch_add(1, Ordering::Relaxed) as usize;
+            if piece < begin(thread + 1) {
+                return piece;
+            }
+        }
+        unreachable!("as many claims as pieces")
     }
 
     /// Step 4: waits until every piece is done.

@@ -1,144 +1,110 @@
 //! Linear layers with Intel's tile registers. Goes in: tiles of bf16 weights in any layout that has them, and
-//! activations in bf16. Comes out: (n_tokens, 16) sums, the definition's bits. Next in the flow: tiles.rs.
+//! activations in bf16. Comes out: (n_tokens, 16) sums, the definition's bits. Next in the flow: amx/few.rs, amx/many.rs,
+//! tiles.rs.
 //!
 //! TDPBF16PS takes a cell as layout bf16 has it, and up to 16 tokens, in 16 cycles; decoding a cell takes 40 on the
-//! ports that it does not use. So:
-//!
-//! ```text
-//! up to 16 tokens:  for each cell: decode it to memory; multiply the cell that was decoded some cells ago
-//! more tokens:      for each run of 8 cells, for each two of up to eight tiles:
-//!                       decode it; for each 32 tokens: multiply 2 x 2, sums carried on in memory
-//! ```
-//!
-//! Q: Why not multiply a cell right after decoding it? Tile loads do not take bytes out of the store buffer: they
-//! wait until all 16 lines have reached the cache.
-//!
-//! Q: Why eight tiles? The activations of many tokens do not fit the caches near the core: each run of them is
-//! fetched once for all eight. One pair of tiles at a time reached a fifth of what the tiles can do.
+//! ports that it does not use. One token is left to avx512.rs, which is as fast: memory is the limit.
 //!
 //! TDPBF16PS takes subnormals as 0. Activations of bf16 precision and weights of groups that are not wide have no
 //! products or sums of products that are subnormal; everything else goes to avx512.rs.
 
+mod few;
+mod many;
+
+use super::LinearKernels;
 use super::avx512::{self, Avx512, expand_escapes};
-use super::loaders::{Exact11, Exact12, PairLoader, Registers};
-use super::scratch::{MAX_TILES, Sums, Worker};
+use super::fma;
+use super::loaders::{PairLoader, Registers};
+use super::scratch::{MAX_TILES, Worker};
 use super::tile::Tile;
 use super::tiles::{self, Config, WORD_TOKENS_PER_TILE as TILE_TOKENS};
-use super::{LinearKernels, fma::PREFETCH_BYTES};
-use crate::input::{Input, Line};
-use netweight_layout::{Layout, TILE_ROWS};
+use crate::input::Input;
+use netweight_layout::Layout;
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels =
-    LinearKernels { multiply, decode_row: avx512::decode_row, many_tiles_from: TILE_TOKENS + 1 };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row: avx512::decode_row, tiles_at_once };
 
 /// Lines of a decoded cell.
 const CELL_LINES: usize = 16;
-/// Cells that are decoded to memory at a time where tokens are many. Those of two tiles and the activations of 32
-/// tokens are 32 KiB together: they stay in the first-level cache, at strides that fall on the same sets.
-const RUN_CELLS: usize = 8;
-/// Cells decoded before the first of them is multiplied, where tokens are few.
-const LAG: usize = 4;
-/// Places for cells on the way, a power of two.
-const RING_CELLS: usize = 8;
+/// Bytes of a decoded cell.
+const CELL_BYTES: usize = 64 * CELL_LINES;
+
+fn tiles_at_once(n_tokens: usize) -> [usize; 2] {
+    if n_tokens > TILE_TOKENS { [2, MAX_TILES] } else { [1, fma::SIDE_BY_SIDE] }
+}
 
 /// [`super::Multiply`].
 pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
     let is_plain = |tile: &Tile<'_>| matches!(tile.layout, Layout::F32 | Layout::F16);
-    if !input.has_words() || tiles.iter().any(|tile| tile.is_wide || is_plain(tile)) {
+    if input.n_tokens() == 1 || !input.has_words() || tiles.iter().any(|tile| tile.is_wide || is_plain(tile)) {
         return avx512::multiply(tiles, input, worker);
     }
     assert!(tiles::is_exact() && worker.has_room(input.n_tokens(), input.cols()));
     assert!(tiles.len() <= MAX_TILES && tiles.iter().all(|tile| tile.n_cells == input.n_cells()));
-    if input.n_tokens() > TILE_TOKENS {
-        return multiply_many(tiles, input, worker);
-    }
-    let _config = Config::load(input.n_tokens());
-    for (tile_idx, tile) in tiles.iter().enumerate() {
-        expand_escapes(tile, &mut worker.escapes[0]);
-        // SAFETY: the CPU has the features, tiles are configured, loaders are the layouts', all checked above.
-        unsafe {
-            match tile.layout {
-                Layout::Exact11 => multiply_few::<Exact11<Avx512>>(tile, input, worker, tile_idx),
-                Layout::Exact12 => multiply_few::<Exact12<Avx512>>(tile, input, worker, tile_idx),
-                _ => multiply_few_plain(tile, input, worker, tile_idx),
-            }
-        }
+    tiles.iter().zip(&mut worker.escapes).for_each(|(tile, escapes)| expand_escapes(tile, escapes));
+    let _config = Config::load(input.n_tokens().min(TILE_TOKENS));
+    if input.n_tokens() <= TILE_TOKENS {
+        few::multiply(tiles, input, worker);
+    } else {
+        many::multiply(tiles, input, worker);
     }
 }
 
-/// # Safety
-/// The CPU has the features, tiles are configured for the tokens, the tile has the loader's layout and the cells of
-/// the input, and `worker` has room.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
-unsafe fn multiply_few<P: PairLoader<Registers = Avx512>>(
-    tile: &Tile<'_>,
-    input: &Input,
-    worker: &mut Worker,
-    tile_idx: usize,
-) {
-    let x = input.word_block(0);
-    let ring = &mut worker.expanded[..RING_CELLS * CELL_LINES];
-    let place = |cell_idx: usize| cell_idx % RING_CELLS * CELL_LINES;
-    // SAFETY: cells are asked for once each; words have `n_tokens` lines a cell; the ring has places of 16 lines.
-    unsafe {
-        let mut loader = P::new(tile, worker.escapes[0].as_ptr());
-        let step = |cell_idx: usize, ring: &[Line<[f32; 16]>]| {
-            tiles::load::<4>(x[cell_idx * input.n_tokens()..].as_ptr().cast());
-            tiles::load::<6>(ring[place(cell_idx)..].as_ptr().cast());
-            tiles::add_products::<0, 4, 6>();
-        };
-        tiles::zero::<0>();
-        for cell_idx in 0..tile.n_cells {
-            store_cell(&mut loader, &mut ring[place(cell_idx)..][..CELL_LINES]);
-            if cell_idx >= LAG {
-                step(cell_idx - LAG, ring);
-            }
-        }
-        (tile.n_cells.saturating_sub(LAG)..tile.n_cells).for_each(|cell_idx| step(cell_idx, ring));
-        tiles::store::<0>(worker.sums.tile_mut(tile_idx)[..input.n_tokens()].as_mut_ptr().cast());
-    }
-}
-
-/// The same where cells are as TDPBF16PS wants them.
-///
-/// # Safety
-/// As [`multiply_few`].
-unsafe fn multiply_few_plain(tile: &Tile<'_>, input: &Input, worker: &mut Worker, tile_idx: usize) {
-    let x = input.word_block(0);
-    // SAFETY: words have `n_tokens` lines a cell; cells of layout bf16 are 1 KiB.
-    unsafe {
-        tiles::zero::<0>();
-        for (x, cell) in x.chunks_exact(input.n_tokens()).zip(tile.cells.as_chunks::<1024>().0) {
-            (0..1024).step_by(64).for_each(|at| Avx512::prefetch(cell.as_ptr().wrapping_add(PREFETCH_BYTES + at)));
-            tiles::load::<4>(x.as_ptr().cast());
-            tiles::load::<6>(cell.as_ptr());
-            tiles::add_products::<0, 4, 6>();
-        }
-        tiles::store::<0>(worker.sums.tile_mut(tile_idx)[..input.n_tokens()].as_mut_ptr().cast());
-    }
-}
-
-/// Decodes the next cell to what it is in layout bf16.
+/// The cells of a tile, one after the other, as TDPBF16PS takes them.
 ///
 /// # Safety
 /// As [`PairLoader`].
-#[inline(always)]
-unsafe fn store_cell<P: PairLoader<Registers = Avx512>>(loader: &mut P, to: &mut [Line<[f32; 16]>]) {
-    assert!(to.len() == CELL_LINES);
-    let to = to.as_mut_ptr().cast();
-    // SAFETY: `to` has 16 lines, checked above.
-    unsafe {
-        loader.next_cell();
-        store_block::<P, 0>(loader, to);
-        store_block::<P, 1>(loader, to);
-        store_block::<P, 2>(loader, to);
-        store_block::<P, 3>(loader, to);
-        store_block::<P, 4>(loader, to);
-        store_block::<P, 5>(loader, to);
-        store_block::<P, 6>(loader, to);
-        store_block::<P, 7>(loader, to);
+trait CellLoader {
+    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self;
+    /// Where the next cell is: in the tile, or decoded to `room`, which has [`CELL_LINES`] lines. Asks for weights
+    /// `ahead` bytes behind it.
+    unsafe fn next(&mut self, ahead: usize, room: *mut u8) -> *const u8;
+}
+
+/// Cells of layout bf16.
+struct Stored(*const u8);
+
+impl CellLoader for Stored {
+    #[inline(always)]
+    unsafe fn new(tile: &Tile<'_>, _escapes: *const u8) -> Self {
+        Stored(tile.cells.as_ptr())
+    }
+
+    #[inline(always)]
+    unsafe fn next(&mut self, ahead: usize, _room: *mut u8) -> *const u8 {
+        let cell = self.0;
+        self.0 = cell.wrapping_add(CELL_BYTES);
+        (0..CELL_BYTES).step_by(64).for_each(|at| Avx512::prefetch(cell.wrapping_add(ahead + at)));
+        cell
+    }
+}
+
+/// Cells that are decoded.
+struct Decoded<P>(P);
+
+impl<P: PairLoader<Registers = Avx512>> CellLoader for Decoded<P> {
+    #[inline(always)]
+    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self {
+        // SAFETY: as the caller says.
+        Decoded(unsafe { P::new(tile, escapes) })
+    }
+
+    #[inline(always)]
+    unsafe fn next(&mut self, ahead: usize, room: *mut u8) -> *const u8 {
+        // SAFETY: as the caller says.
+        unsafe {
+            self.0.next_cell(ahead);
+            store_block::<P, 0>(&mut self.0, room);
+            store_block::<P, 1>(&mut self.0, room);
+            store_block::<P, 2>(&mut self.0, room);
+            store_block::<P, 3>(&mut self.0, room);
+            store_block::<P, 4>(&mut self.0, room);
+            store_block::<P, 5>(&mut self.0, room);
+            store_block::<P, 6>(&mut self.0, room);
+            store_block::<P, 7>(&mut self.0, room);
+        }
+        room
     }
 }
 
@@ -153,210 +119,3 @@ unsafe fn store_block<P: PairLoader<Registers = Avx512>, const BLOCK: usize>(loa
         _mm512_store_si512(to.add(128 * BLOCK + 64).cast(), second);
     }
 }
-
-/// Cells on their way from a tile's layout to layout bf16.
-enum Source {
-    Exact11(Exact11<Avx512>),
-    Exact12(Exact12<Avx512>),
-    Bf16(*const u8),
-}
-
-impl Source {
-    /// # Safety
-    /// As [`PairLoader::new`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
-    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Source {
-        // SAFETY: as the caller says.
-        unsafe {
-            match tile.layout {
-                Layout::Exact11 => Source::Exact11(Exact11::new(tile, escapes)),
-                Layout::Exact12 => Source::Exact12(Exact12::new(tile, escapes)),
-                _ => Source::Bf16(tile.cells.as_ptr()),
-            }
-        }
-    }
-
-    /// The next `n_cells` cells in layout bf16: where they are, or decoded to `run`, which has room.
-    ///
-    /// # Safety
-    /// The CPU has the features; the tile has as many cells.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
-    unsafe fn next_run(&mut self, n_cells: usize, run: &mut [Line<[f32; 16]>]) -> *const u8 {
-        let run = &mut run[..n_cells * CELL_LINES];
-        // SAFETY: as the caller says.
-        unsafe {
-            match self {
-                Source::Exact11(loader) => run.chunks_exact_mut(CELL_LINES).for_each(|cell| store_cell(loader, cell)),
-                Source::Exact12(loader) => run.chunks_exact_mut(CELL_LINES).for_each(|cell| store_cell(loader, cell)),
-                Source::Bf16(next) => {
-                    let cells = *next;
-                    *next = next.wrapping_add(n_cells * CELL_LINES * 64);
-                    return cells;
-                }
-            }
-        }
-        run.as_ptr().cast()
-    }
-}
-
-/// More than 16 tokens.
-fn multiply_many(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
-    let _config = Config::load(TILE_TOKENS);
-    for (tile, escapes) in tiles.iter().zip(&mut worker.escapes) {
-        expand_escapes(tile, escapes);
-    }
-    let mut sources: [Source; MAX_TILES] = std::array::from_fn(|idx| {
-        let tile_idx = idx.min(tiles.len() - 1);
-        // SAFETY: the CPU has the features and there is room for escapes, the caller checked.
-        unsafe { Source::new(&tiles[tile_idx], worker.escapes[tile_idx].as_ptr()) }
-    });
-    let (n_cells, n_blocks) = (tiles[0].n_cells, input.n_word_blocks());
-    for first_cell in (0..n_cells).step_by(RUN_CELLS) {
-        let run_cells = RUN_CELLS.min(n_cells - first_cell);
-        for first_tile in (0..tiles.len()).step_by(2) {
-            let pair = first_tile..tiles.len().min(first_tile + 2);
-            let mut weights = [std::ptr::null(); 2];
-            let runs = worker.expanded.chunks_exact_mut(RUN_CELLS * CELL_LINES);
-            for ((source, run), weights) in sources[pair.clone()].iter_mut().zip(runs).zip(&mut weights) {
-                // SAFETY: the CPU has the features; the run is not longer than the rest of the tile.
-                *weights = unsafe { source.next_run(run_cells, run) };
-            }
-            let is_last = pair.end == tiles.len();
-            let (next, next_cell) = if is_last { (0, first_cell + run_cells) } else { (pair.end, first_cell) };
-            let mut ahead = Ahead::new(&tiles[next..], next_cell, run_cells * n_blocks.div_ceil(2));
-            let run = Run { first_cell, n_cells: run_cells, weights };
-            for block_idx in (0..n_blocks).step_by(2) {
-                // SAFETY: tiles are configured; `weights` are the run's cells.
-                unsafe { run.multiply(input, block_idx, &mut worker.sums, pair.clone(), &mut ahead) };
-            }
-        }
-    }
-}
-
-/// A run of cells of one or two tiles.
-struct Run {
-    first_cell: usize,
-    n_cells: usize,
-    weights: [*const u8; 2], // each (n_cells, 16 pairs, 16 rows, 2) bf16
-}
-
-impl Run {
-    /// With one or two blocks of 16 tokens.
-    ///
-    /// # Safety
-    /// Tiles are configured for 16 tokens; `weights` has the cells of as many tiles as `tiles`.
-    unsafe fn multiply(
-        &self,
-        input: &Input,
-        block_idx: usize,
-        sums: &mut Sums,
-        tiles: std::ops::Range<usize>,
-        ahead: &mut Ahead,
-    ) {
-        let n_blocks = 2.min(input.n_word_blocks() - block_idx);
-        let x = [block_idx, block_idx + n_blocks - 1].map(|block_idx| {
-            let lines = &input.word_block(block_idx)[self.first_cell * TILE_TOKENS..][..self.n_cells * TILE_TOKENS];
-            lines.as_ptr().cast::<u8>()
-        });
-        let sums = [tiles.start, tiles.end - 1].map(|tile_idx| {
-            let lines = &mut sums.tile_mut(tile_idx)[block_idx * TILE_TOKENS..][..n_blocks * TILE_TOKENS];
-            let lines = lines.as_mut_ptr();
-            [lines.cast::<u8>(), lines.wrapping_add((n_blocks - 1) * TILE_TOKENS).cast()]
-        });
-        let step = Step { is_first: self.first_cell == 0, n_cells: self.n_cells, x, weights: self.weights, sums };
-        // SAFETY: pointers are those of blocks, of weights and of sums that are there.
-        unsafe {
-            match (n_blocks, tiles.len()) {
-                (1, 1) => step.run::<1, 1>(ahead),
-                (1, _) => step.run::<1, 2>(ahead),
-                (_, 1) => step.run::<2, 1>(ahead),
-                _ => step.run::<2, 2>(ahead),
-            }
-        }
-    }
-}
-
-/// A run of cells of one or two tiles, with one or two blocks of 16 tokens.
-struct Step {
-    is_first: bool,
-    n_cells: usize,
-    x: [*const u8; 2],       // each (n_cells, 16 tokens, 32) bf16
-    weights: [*const u8; 2], // each (n_cells, 16 pairs, 16 rows, 2) bf16
-    sums: [[*mut u8; 2]; 2], // [tile][block], each (16 tokens, 16 rows) f32
-}
-
-impl Step {
-    /// # Safety
-    /// Tiles are configured for 16 tokens; the first `BLOCKS` and `TILES` of each pointer point to what they say.
-    unsafe fn run<const BLOCKS: usize, const TILES: usize>(&self, ahead: &mut Ahead) {
-        let [[sums_00, sums_01], [sums_10, sums_11]] = self.sums;
-        // SAFETY: as the caller says.
-        unsafe {
-            self.begin::<0>(sums_00);
-            (BLOCKS > 1).then(|| self.begin::<1>(sums_01));
-            (TILES > 1).then(|| self.begin::<2>(sums_10));
-            (TILES > 1 && BLOCKS > 1).then(|| self.begin::<3>(sums_11));
-            for cell_idx in 0..self.n_cells {
-                ahead.step();
-                let at = cell_idx * 1024;
-                tiles::load::<6>(self.weights[0].add(at));
-                tiles::load::<4>(self.x[0].add(at));
-                tiles::add_products::<0, 4, 6>();
-                if BLOCKS > 1 {
-                    tiles::load::<5>(self.x[1].add(at));
-                    tiles::add_products::<1, 5, 6>();
-                }
-                if TILES > 1 {
-                    tiles::load::<7>(self.weights[1].add(at));
-                    tiles::add_products::<2, 4, 7>();
-                }
-                if TILES > 1 && BLOCKS > 1 {
-                    tiles::add_products::<3, 5, 7>();
-                }
-            }
-            tiles::store::<0>(sums_00);
-            (BLOCKS > 1).then(|| tiles::store::<1>(sums_01));
-            (TILES > 1).then(|| tiles::store::<2>(sums_10));
-            (TILES > 1 && BLOCKS > 1).then(|| tiles::store::<3>(sums_11));
-        }
-    }
-
-    /// # Safety
-    /// As [`Step::run`].
-    #[inline(always)]
-    unsafe fn begin<const TMM: usize>(&self, sums: *const u8) {
-        // SAFETY: as the caller says.
-        unsafe { if self.is_first { tiles::zero::<TMM>() } else { tiles::load::<TMM>(sums) } }
-    }
-}
-
-/// Asks for the weights of the next run while this one is multiplied: evenly, a few lines a step.
-struct Ahead {
-    next: [*const u8; 2],
-    n_lines_left: usize,
-    lines_a_step: usize,
-}
-
-impl Ahead {
-    fn new(tiles: &[Tile<'_>], first_cell: usize, n_steps: usize) -> Ahead {
-        let n_lines = (RUN_CELLS * tiles[0].layout.cell_bytes() + PREFETCH_BYTES) / 64;
-        let at = |tile: &Tile<'_>| tile.cells.as_ptr().wrapping_add(first_cell * tile.layout.cell_bytes());
-        let next = [at(&tiles[0]), at(&tiles[1.min(tiles.len() - 1)])];
-        Ahead { next, n_lines_left: n_lines, lines_a_step: n_lines.div_ceil(n_steps) }
-    }
-
-    #[inline(always)]
-    fn step(&mut self) {
-        let n_lines = self.lines_a_step.min(self.n_lines_left);
-        self.n_lines_left -= n_lines;
-        for next in &mut self.next {
-            for _ in 0..n_lines {
-                // SAFETY: a prefetch reads nothing.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(next.cast()) };
-                *next = next.wrapping_add(64);
-            }
-        }
-    }
-}
-
-const _: () = assert!(TILE_ROWS == 16 && RUN_CELLS * CELL_LINES * 2 <= super::scratch::EXPANDED_LINES);

@@ -15,7 +15,7 @@ use netweight_layout::{CELL_COLS, Layout};
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, many_tiles_from: usize::MAX };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: fma::tiles_at_once };
 
 /// Tokens whose chains fit registers: four registers each, of 16.
 const MAX_TOKENS: usize = 2;
@@ -33,9 +33,9 @@ dispatch!(Avx2, expand_escapes);
 /// # Safety
 /// As [`fma::multiply`].
 #[target_feature(enable = "avx2,fma,f16c,popcnt")]
-unsafe fn multiply_tile<L: Loader>(tile: &Tile<'_>, input: &Input, worker: &mut Worker, tile_idx: usize) {
+unsafe fn multiply_tiles<L: Loader>(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker, first_tile: usize) {
     // SAFETY: as the caller says.
-    unsafe { fma::multiply::<L, MAX_TOKENS>(tile, input, worker, tile_idx) };
+    unsafe { fma::multiply::<L, MAX_TOKENS>(tiles, input, worker, first_tile) };
 }
 
 /// # Safety
@@ -200,10 +200,7 @@ impl Registers for Avx2 {
             let fifteen = _mm256_set1_epi8(15);
             let codes = [_mm256_and_si256(codes[0], fifteen), _mm256_and_si256(codes[1], fifteen)];
             let high = [_mm256_shuffle_epi8(*palette, codes[0]), _mm256_shuffle_epi8(*palette, codes[1])];
-            let is_escape = codes.map(
-                #[inline(always)]
-                |codes| _mm256_cmpeq_epi8(codes, fifteen),
-            );
+            let is_escape = [_mm256_cmpeq_epi8(codes[0], fifteen), _mm256_cmpeq_epi8(codes[1], fifteen)];
             if _mm256_movemask_epi8(_mm256_or_si256(is_escape[0], is_escape[1])) == 0 {
                 return high;
             }
@@ -253,8 +250,8 @@ unsafe fn fill(high: [__m256i; 2], is_escape: [__m256i; 2], raw: &mut Raw) -> [_
         for (idx, high) in high.into_iter().enumerate() {
             _mm256_storeu_si256(bytes.as_mut_ptr().add(32 * idx).cast(), high);
         }
-        let [low, high] = is_escape.map(|is_escape| u64::from(_mm256_movemask_epi8(is_escape) as u32));
-        let mut mask = low | high << 32;
+        let half = |is_escape: __m256i| u64::from(_mm256_movemask_epi8(is_escape) as u32);
+        let mut mask = half(is_escape[0]) | half(is_escape[1]) << 32;
         while mask != 0 {
             bytes[mask.trailing_zeros() as usize] = *raw.take(1);
             mask &= mask - 1;

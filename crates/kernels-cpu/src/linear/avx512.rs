@@ -13,7 +13,7 @@ use netweight_layout::{CELL_COLS, Layout, READ_SLACK};
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, many_tiles_from: usize::MAX };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: fma::tiles_at_once };
 
 /// Tokens whose sums fit registers: three registers each, of 32.
 const MAX_TOKENS: usize = 8;
@@ -34,9 +34,9 @@ dispatch!(Avx512, expand_escapes);
 /// # Safety
 /// As [`fma::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
-unsafe fn multiply_tile<L: Loader>(tile: &Tile<'_>, input: &Input, worker: &mut Worker, tile_idx: usize) {
+unsafe fn multiply_tiles<L: Loader>(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker, first_tile: usize) {
     // SAFETY: as the caller says.
-    unsafe { fma::multiply::<L, MAX_TOKENS>(tile, input, worker, tile_idx) };
+    unsafe { fma::multiply::<L, MAX_TOKENS>(tiles, input, worker, first_tile) };
 }
 
 /// # Safety

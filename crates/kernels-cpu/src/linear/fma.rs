@@ -2,6 +2,7 @@
 //! an instruction set decodes cells (a [`Loader`]). Comes out: (n_tokens, 16) sums. Next in the flow: avx512.rs.
 //!
 //! ```text
+//! one token:   four tiles side by side, a cell of each in turn, as below
 //! few tokens:  for each cell, for each of its 8 blocks of 4 columns:
 //!                  decode the block in registers; for each token: two even and two odd products
 //! many tokens: for each run of 8 cells:
@@ -11,14 +12,20 @@
 //! Everything here is `#[inline(always)]` and becomes part of functions that enable the instruction set. Blocks of a
 //! cell are separate instances of [`Loader::block`], so that shifts are constants. Chains restart in each cell, which
 //! lets out-of-order execution overlap the end of one cell with the start of the next.
+//!
+//! Q: Why four tiles side by side? Weights come from memory, and hardware asks for more of it ahead where it sees
+//! several streams: exact11 became faster by 1.2 to 1.4 (notes.md).
 
 use super::scratch::Worker;
 use super::tile::Tile;
 use crate::input::{FLOAT_TOKENS, Input, Line};
 use netweight_layout::{CELL_COLS, TILE_ROWS};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Bytes by which kernels ask for weights ahead of reading them.
-pub(crate) const PREFETCH_BYTES: usize = 2048;
+pub(crate) const AHEAD_BYTES: usize = 2048;
+/// Tiles that are read side by side where there is one token.
+pub(crate) const SIDE_BY_SIDE: usize = 4;
 /// Cells that are decoded to memory at a time.
 const RUN_CELLS: usize = 8;
 /// Lines of a cell decoded to f32.
@@ -49,8 +56,8 @@ pub(crate) trait Loader {
     type Lanes: Lanes;
     /// `escapes` has room for the weights of the tile and 64 bytes more, and outlives the loader, as does the tile.
     unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self;
-    /// Goes on to the next cell.
-    unsafe fn next_cell(&mut self);
+    /// Goes on to the next cell, and asks for weights `ahead` bytes behind what it reads.
+    unsafe fn next_cell(&mut self, ahead: usize);
     /// Columns `4 * BLOCK..4 * BLOCK + 4` of the cell.
     unsafe fn block<const BLOCK: usize>(&mut self) -> [Self::Lanes; 4];
 }
@@ -77,7 +84,7 @@ impl<L: Lanes> Loader for Floats<L> {
     }
 
     #[inline(always)]
-    unsafe fn next_cell(&mut self) {
+    unsafe fn next_cell(&mut self, _ahead: usize) {
         self.cell = self.next;
         self.next = self.next.wrapping_add(CELL_LINES * TILE_ROWS);
     }
@@ -92,25 +99,84 @@ impl<L: Lanes> Loader for Floats<L> {
     }
 }
 
-/// Products of a tile with all tokens. `MAX_TOKENS` are as many as sums fit registers.
+/// [`super::LinearKernels::tiles_at_once`].
+pub(crate) fn tiles_at_once(n_tokens: usize) -> [usize; 2] {
+    if n_tokens == 1 { [1, SIDE_BY_SIDE] } else { [1, 1] }
+}
+
+/// Cuts tiles into what a kernel takes at once: fours of one layout, where it takes so many, and ones.
+pub(crate) fn side_by_side<'a, 'b>(mut tiles: &'a [Tile<'b>], at_once: usize) -> impl Iterator<Item = &'a [Tile<'b>]> {
+    std::iter::from_fn(move || {
+        let four = tiles.first_chunk::<SIDE_BY_SIDE>().filter(|_| at_once == SIDE_BY_SIDE);
+        let is_four = four.is_some_and(|four| four.iter().all(|tile| tile.layout == four[0].layout));
+        tiles.split_off(..if is_four { SIDE_BY_SIDE } else { 1 })
+    })
+}
+
+/// How far ahead of reading them weights are asked for, where four tiles lie side by side: behind its end, the stream
+/// of a tile goes on in the tile after the next three.
+pub(crate) struct Distance {
+    /// Cells before the last [`AHEAD_BYTES`].
+    n_cells: usize,
+    past_end: usize,
+}
+
+impl Distance {
+    /// For tiles like this one.
+    pub(crate) fn of(tile: &Tile<'_>) -> Distance {
+        let n_cells = tile.n_cells.saturating_sub(AHEAD_BYTES.div_ceil(tile.layout.cell_bytes()));
+        Distance { n_cells, past_end: AHEAD_BYTES + (SIDE_BY_SIDE - 1) * tile.cells.len() }
+    }
+
+    /// For this cell, in bytes.
+    #[inline(always)]
+    pub(crate) fn at(&self, cell_idx: usize) -> usize {
+        if cell_idx < self.n_cells { AHEAD_BYTES } else { self.past_end }
+    }
+}
+
+/// Products of a tile with all tokens, or of four with one token. `MAX_TOKENS` are as many as sums fit registers.
+/// Escapes and sums of tile `idx` are the worker's `first_tile + idx`.
 ///
 /// # Safety
-/// The CPU has the loader's instruction set. The tile has the loader's layout and as many cells as the input, and
+/// The CPU has the loader's instruction set. Tiles have the loader's layout and as many cells as the input, and
 /// `worker` has room.
 #[inline(always)]
 pub(crate) unsafe fn multiply<L: Loader, const MAX_TOKENS: usize>(
-    tile: &Tile<'_>,
+    tiles: &[Tile<'_>],
     input: &Input,
     worker: &mut Worker,
-    tile_idx: usize,
+    first_tile: usize,
 ) {
-    let sums = worker.sums.tile_mut(tile_idx);
-    assert!(tile.n_cells == input.n_cells() && input.n_tokens() <= sums.len());
+    assert!(tiles.iter().all(|tile| tile.n_cells == input.n_cells()));
+    let x = Columns { first: input.float_block(0).as_ptr().cast(), width: input.float_width(0) };
+    if let &[first, second, third, fourth] = tiles {
+        assert!(input.n_tokens() == 1);
+        let escapes = |idx: usize| worker.escapes[first_tile + idx].as_ptr();
+        // SAFETY: as the caller says.
+        let loaders = unsafe {
+            [
+                L::new(&first, escapes(0)),
+                L::new(&second, escapes(1)),
+                L::new(&third, escapes(2)),
+                L::new(&fourth, escapes(3)),
+            ]
+        };
+        // SAFETY: `x` has the cells of the tiles, checked above.
+        let sums = unsafe { multiply_four(loaders, &first, x) };
+        for (idx, sum) in sums.into_iter().enumerate() {
+            // SAFETY: a line is 16 values.
+            unsafe { sum.store(worker.sums.tile_mut(first_tile + idx)[0].0.as_mut_ptr()) };
+        }
+        return;
+    }
+    let [tile] = tiles else { panic!("one tile, or four") };
+    let sums = worker.sums.tile_mut(first_tile);
+    assert!(input.n_tokens() <= sums.len());
     sums[..input.n_tokens().next_multiple_of(FLOAT_TOKENS)].fill(Line([0.0; TILE_ROWS]));
     // SAFETY: as the caller says.
-    let mut loader = unsafe { L::new(tile, worker.escapes[0].as_ptr()) };
+    let mut loader = unsafe { L::new(tile, worker.escapes[first_tile].as_ptr()) };
     if input.n_tokens() <= MAX_TOKENS {
-        let x = Columns { first: input.float_block(0).as_ptr().cast(), width: input.float_width(0) };
         // SAFETY: `x` has the cells of the tile, checked above, and sums are padded to 8 tokens.
         unsafe { multiply_tokens::<L, MAX_TOKENS>(&mut loader, tile.n_cells, x, 0, sums) };
         return;
@@ -146,7 +212,7 @@ pub(crate) unsafe fn expand<L: Loader>(loader: &mut L, out: &mut [Line<[f32; 16]
         let to = cell.as_mut_ptr().cast::<f32>();
         // SAFETY: the loader has that cell; `to` has 32 columns of 16 weights.
         unsafe {
-            loader.next_cell();
+            loader.next_cell(AHEAD_BYTES);
             expand_block::<L, 0>(loader, to);
             expand_block::<L, 1>(loader, to);
             expand_block::<L, 2>(loader, to);
@@ -238,23 +304,72 @@ unsafe fn multiply_cells<L: Loader, const TOKENS: usize>(
         }
         let mut x_cell = x.first;
         for _ in 0..n_cells {
-            loader.next_cell();
-            let mut chains = [[L::Lanes::zero(); 2]; TOKENS];
-            add_block::<L, TOKENS, 0>(loader, x_cell, &mut chains);
-            add_block::<L, TOKENS, 1>(loader, x_cell, &mut chains);
-            add_block::<L, TOKENS, 2>(loader, x_cell, &mut chains);
-            add_block::<L, TOKENS, 3>(loader, x_cell, &mut chains);
-            add_block::<L, TOKENS, 4>(loader, x_cell, &mut chains);
-            add_block::<L, TOKENS, 5>(loader, x_cell, &mut chains);
-            add_block::<L, TOKENS, 6>(loader, x_cell, &mut chains);
-            add_block::<L, TOKENS, 7>(loader, x_cell, &mut chains);
-            for token in 0..TOKENS {
-                sum[token] = sum[token].add(chains[token][0].add(chains[token][1]));
-            }
+            add_cell::<L, TOKENS>(loader, AHEAD_BYTES, x_cell, &mut sum);
             x_cell = x_cell.wrapping_add(x.width * CELL_COLS);
         }
         for (token, sum) in sum.into_iter().enumerate() {
             sum.store(sums.add(token * TILE_ROWS));
+        }
+    }
+}
+
+/// The sums of four tiles like `tile`, one token's.
+///
+/// # Safety
+/// The CPU has the instruction set; loaders and `x` have the cells of the tile.
+#[inline(always)]
+unsafe fn multiply_four<L: Loader>(
+    loaders: [L; SIDE_BY_SIDE],
+    tile: &Tile<'_>,
+    x: Columns,
+) -> [L::Lanes; SIDE_BY_SIDE] {
+    let [mut first, mut second, mut third, mut fourth] = loaders;
+    let distance = Distance::of(tile);
+    // SAFETY: as the caller says.
+    unsafe {
+        let mut sums = [[L::Lanes::zero(); 1]; SIDE_BY_SIDE];
+        let mut x_cell = x.first;
+        for cell_idx in 0..tile.n_cells {
+            let ahead = distance.at(cell_idx);
+            add_cell::<L, 1>(&mut first, ahead, x_cell, &mut sums[0]);
+            compiler_fence(Ordering::SeqCst);
+            add_cell::<L, 1>(&mut second, ahead, x_cell, &mut sums[1]);
+            compiler_fence(Ordering::SeqCst);
+            add_cell::<L, 1>(&mut third, ahead, x_cell, &mut sums[2]);
+            compiler_fence(Ordering::SeqCst);
+            add_cell::<L, 1>(&mut fourth, ahead, x_cell, &mut sums[3]);
+            x_cell = x_cell.wrapping_add(CELL_COLS);
+        }
+        let [[first], [second], [third], [fourth]] = sums;
+        [first, second, third, fourth]
+    }
+}
+
+/// Adds the products of the next cell to one sum for each token.
+///
+/// # Safety
+/// As [`Loader`]; `x` has (TOKENS, 32) activations.
+#[inline(always)]
+unsafe fn add_cell<L: Loader, const TOKENS: usize>(
+    loader: &mut L,
+    ahead: usize,
+    x: *const f32,
+    sum: &mut [L::Lanes; TOKENS],
+) {
+    // SAFETY: as the caller says.
+    unsafe {
+        loader.next_cell(ahead);
+        let mut chains = [[L::Lanes::zero(); 2]; TOKENS];
+        add_block::<L, TOKENS, 0>(loader, x, &mut chains);
+        add_block::<L, TOKENS, 1>(loader, x, &mut chains);
+        add_block::<L, TOKENS, 2>(loader, x, &mut chains);
+        add_block::<L, TOKENS, 3>(loader, x, &mut chains);
+        add_block::<L, TOKENS, 4>(loader, x, &mut chains);
+        add_block::<L, TOKENS, 5>(loader, x, &mut chains);
+        add_block::<L, TOKENS, 6>(loader, x, &mut chains);
+        add_block::<L, TOKENS, 7>(loader, x, &mut chains);
+        for token in 0..TOKENS {
+            sum[token] = sum[token].add(chains[token][0].add(chains[token][1]));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! Exact cells: codes -> high bytes in the palette -> escapes in their places -> unpack with the low bytes -> two times
 //! 16 rows by (even | odd << 16).
 
-use super::fma::{Lanes, Loader, PREFETCH_BYTES};
+use super::fma::{Lanes, Loader};
 use super::tile::Tile;
 use netweight_layout::READ_SLACK;
 
@@ -63,11 +63,6 @@ impl Raw {
     }
 }
 
-#[inline(always)]
-fn prefetch<R: Registers>(at: *const u8) {
-    R::prefetch(at.wrapping_add(PREFETCH_BYTES));
-}
-
 /// IEEE half floats.
 pub(crate) struct Halves<R> {
     cells: Cells<1024>,
@@ -78,18 +73,29 @@ pub(crate) struct Halves<R> {
 struct Cells<const BYTES: usize> {
     next: *const u8,
     cell: *const u8,
+    /// How far ahead of reading it memory is asked for, in bytes.
+    ahead: usize,
 }
 
 impl<const BYTES: usize> Cells<BYTES> {
     #[inline(always)]
     fn of(tile: &Tile<'_>) -> Self {
-        Cells { next: tile.cells.as_ptr(), cell: tile.cells.as_ptr() }
+        Cells { next: tile.cells.as_ptr(), cell: tile.cells.as_ptr(), ahead: 0 }
     }
 
     #[inline(always)]
-    fn go_on(&mut self) {
+    fn go_on(&mut self, ahead: usize) {
         self.cell = self.next;
         self.next = self.next.wrapping_add(BYTES);
+        self.ahead = ahead;
+    }
+
+    /// Byte `at` of the cell, for which memory further ahead is asked for.
+    #[inline(always)]
+    fn line<R: Registers>(&self, at: usize) -> *const u8 {
+        let line = self.cell.wrapping_add(at);
+        R::prefetch(line.wrapping_add(self.ahead));
+        line
     }
 }
 
@@ -102,18 +108,22 @@ impl<R: Registers> Loader for Halves<R> {
     }
 
     #[inline(always)]
-    unsafe fn next_cell(&mut self) {
-        self.cells.go_on();
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
     }
 
     #[inline(always)]
     unsafe fn block<const BLOCK: usize>(&mut self) -> [R::Floats; 4] {
         // SAFETY: four columns of 16 halves, 128 bytes of the cell that `next_cell` went to.
         unsafe {
-            let at = self.cells.cell.add(BLOCK * 128);
-            prefetch::<R>(at);
-            prefetch::<R>(at.wrapping_add(64));
-            [R::load_halves(at), R::load_halves(at.add(32)), R::load_halves(at.add(64)), R::load_halves(at.add(96))]
+            let first = self.cells.line::<R>(128 * BLOCK);
+            let second = self.cells.line::<R>(128 * BLOCK + 64);
+            [
+                R::load_halves(first),
+                R::load_halves(first.add(32)),
+                R::load_halves(second),
+                R::load_halves(second.add(32)),
+            ]
         }
     }
 }
@@ -125,7 +135,7 @@ impl<R: Registers> Loader for Halves<R> {
 pub(crate) trait PairLoader {
     type Registers: Registers;
     unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self;
-    unsafe fn next_cell(&mut self);
+    unsafe fn next_cell(&mut self, ahead: usize);
     /// Pairs `2 * BLOCK` and `2 * BLOCK + 1`.
     unsafe fn pairs<const BLOCK: usize>(&mut self) -> [<Self::Registers as Registers>::Pairs; 2];
 }
@@ -143,9 +153,9 @@ impl<P: PairLoader> Loader for Words<P> {
     }
 
     #[inline(always)]
-    unsafe fn next_cell(&mut self) {
+    unsafe fn next_cell(&mut self, ahead: usize) {
         // SAFETY: as the caller says.
-        unsafe { self.0.next_cell() }
+        unsafe { self.0.next_cell(ahead) }
     }
 
     #[inline(always)]
@@ -173,18 +183,17 @@ impl<R: Registers> PairLoader for Bf16<R> {
     }
 
     #[inline(always)]
-    unsafe fn next_cell(&mut self) {
-        self.cells.go_on();
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
     }
 
     #[inline(always)]
     unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
         // SAFETY: two pairs of 64 bytes of the cell that `next_cell` went to.
         unsafe {
-            let at = self.cells.cell.add(BLOCK * 128);
-            prefetch::<R>(at);
-            prefetch::<R>(at.wrapping_add(64));
-            [R::load_pairs(at), R::load_pairs(at.add(64))]
+            let first = self.cells.line::<R>(128 * BLOCK);
+            let second = self.cells.line::<R>(128 * BLOCK + 64);
+            [R::load_pairs(first), R::load_pairs(second)]
         }
     }
 }
@@ -210,12 +219,11 @@ impl<R: Registers> PairLoader for Exact11<R> {
     }
 
     #[inline(always)]
-    unsafe fn next_cell(&mut self) {
-        self.cells.go_on();
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
         for (idx, codes) in self.codes.iter_mut().enumerate() {
-            prefetch::<R>(self.cells.cell.wrapping_add(64 * idx));
             // SAFETY: the tile has one more cell, the caller says, which begins with three vectors of codes.
-            *codes = unsafe { R::load_bytes(self.cells.cell.add(64 * idx)) };
+            *codes = unsafe { R::load_bytes(self.cells.line::<R>(64 * idx)) };
         }
     }
 
@@ -236,9 +244,7 @@ impl<R: Registers> PairLoader for Exact11<R> {
                 _ => R::join_code(R::shift_right::<5>(c), R::shift_right::<6>(b)),
             };
             let high = R::highs_of_3(codes, &self.palette, &mut self.escapes);
-            let low = self.cells.cell.add(192 + 64 * BLOCK);
-            prefetch::<R>(low);
-            R::unpack(R::load_bytes(low), high)
+            R::unpack(R::load_bytes(self.cells.line::<R>(192 + 64 * BLOCK)), high)
         }
     }
 }
@@ -261,46 +267,48 @@ impl<R: Registers> PairLoader for Exact12<R> {
     }
 
     #[inline(always)]
-    unsafe fn next_cell(&mut self) {
-        self.cells.go_on();
-        (0..4).for_each(|idx| prefetch::<R>(self.cells.cell.wrapping_add(64 * idx)));
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
     }
 
     #[inline(always)]
     unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
         // SAFETY: the block's codes and its 64 low bytes are in the cell that `next_cell` went to.
         unsafe {
-            let codes = R::load_bytes(self.cells.cell.add(64 * (BLOCK / 2)));
-            let codes = if BLOCK.is_multiple_of(2) { codes } else { R::shift_right::<4>(codes) };
+            let codes = if BLOCK.is_multiple_of(2) {
+                R::load_bytes(self.cells.line::<R>(32 * BLOCK))
+            } else {
+                R::shift_right::<4>(R::load_bytes(self.cells.cell.wrapping_add(32 * (BLOCK - 1))))
+            };
             let high = R::highs_of_4(codes, &self.palette, &mut self.raw);
-            let low = self.cells.cell.add(256 + 64 * BLOCK);
-            prefetch::<R>(low);
-            R::unpack(R::load_bytes(low), high)
+            R::unpack(R::load_bytes(self.cells.line::<R>(256 + 64 * BLOCK)), high)
         }
     }
 }
 
-/// The two functions of a table row, from the functions that enable the instruction set: `multiply_tile` and
+/// The two functions of a table row, from the functions that enable the instruction set: `multiply_tiles` and
 /// `decode_tile_row`, each generic over a [`Loader`].
 macro_rules! dispatch {
     ($registers:ty, $expand_escapes:path) => {
         /// [`super::Multiply`].
         pub(crate) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
             assert!(available() && worker.has_room(input.n_tokens(), input.cols()));
-            for (idx, tile) in tiles.iter().enumerate() {
-                $expand_escapes(tile, &mut worker.escapes[0]);
+            tiles.iter().zip(&mut worker.escapes).for_each(|(tile, escapes)| $expand_escapes(tile, escapes));
+            let mut n_done = 0;
+            for tiles in fma::side_by_side(tiles, fma::tiles_at_once(input.n_tokens())[1]) {
                 // SAFETY: the CPU has the features, and there is room, checked above; loaders are the layouts'.
                 unsafe {
-                    match tile.layout {
+                    match tiles[0].layout {
                         Layout::F32 => {
-                            multiply_tile::<Floats<<$registers as Registers>::Floats>>(tile, input, worker, idx)
+                            multiply_tiles::<Floats<<$registers as Registers>::Floats>>(tiles, input, worker, n_done)
                         }
-                        Layout::F16 => multiply_tile::<Halves<$registers>>(tile, input, worker, idx),
-                        Layout::Bf16 => multiply_tile::<Words<Bf16<$registers>>>(tile, input, worker, idx),
-                        Layout::Exact11 => multiply_tile::<Words<Exact11<$registers>>>(tile, input, worker, idx),
-                        Layout::Exact12 => multiply_tile::<Words<Exact12<$registers>>>(tile, input, worker, idx),
+                        Layout::F16 => multiply_tiles::<Halves<$registers>>(tiles, input, worker, n_done),
+                        Layout::Bf16 => multiply_tiles::<Words<Bf16<$registers>>>(tiles, input, worker, n_done),
+                        Layout::Exact11 => multiply_tiles::<Words<Exact11<$registers>>>(tiles, input, worker, n_done),
+                        Layout::Exact12 => multiply_tiles::<Words<Exact12<$registers>>>(tiles, input, worker, n_done),
                     }
                 }
+                n_done += tiles.len();
             }
         }
 

@@ -2,7 +2,7 @@
 //! one f32 for each token and row, the same bits on every instruction set, in any number of threads, and for any
 //! number of tokens at once.
 //!
-//! A work item is a tile of 16 rows (up to eight where a kernel wants many) with all tokens. A kernel decodes weights in
+//! A work item is a tile of 16 rows (or four or eight, where a kernel is faster with many) with all tokens. A kernel decodes weights in
 //! registers and multiplies them right there; where tokens are many it decodes a few cells into the first-level cache
 //! first and multiplies them with all tokens. Suggested reading: `scalar.rs` (the definition), `fma.rs` (the same for
 //! registers of any width), one of `avx512.rs`, `avx2.rs`, `neon.rs` (how cells are decoded), `amx.rs`.
@@ -53,8 +53,8 @@ pub(crate) type DecodeRow = fn(&Tile<'_>, usize, &mut Worker, &mut [f32]);
 pub(crate) struct LinearKernels {
     pub(crate) multiply: Multiply,
     pub(crate) decode_row: DecodeRow,
-    /// From as many tokens on, `multiply` wants many tiles at once.
-    pub(crate) many_tiles_from: usize,
+    /// The least and the most tiles that `multiply` should get at once for so many tokens, both powers of two.
+    pub(crate) tiles_at_once: fn(n_tokens: usize) -> [usize; 2],
 }
 
 fn kernels(isa: Isa) -> &'static LinearKernels {
@@ -79,9 +79,10 @@ fn run_len(n_items: usize, item_weights: usize, n_threads: usize) -> usize {
     (RUN_WEIGHTS / item_weights).min(n_items / (8 * n_threads)).max(1)
 }
 
-/// Tiles of an item where a kernel wants many: an even number, and still some items for each thread.
-fn item_tiles(n_tiles: usize, n_threads: usize) -> usize {
-    (n_tiles / (4 * n_threads) / 2 * 2).clamp(2, MAX_TILES)
+/// Tiles of an item: as many as a kernel wants, and still some items for each thread.
+fn item_tiles(n_tiles: usize, n_threads: usize, [least, most]: [usize; 2]) -> usize {
+    let fair = (n_tiles / (4 * n_threads)).checked_ilog2().map_or(1, |log| 1 << log);
+    fair.clamp(least, most)
 }
 
 /// One matrix of a call.
@@ -122,7 +123,7 @@ pub fn linear(
     check(input, jobs, y.len(), y_stride);
     let kernels = kernels(isa);
     let n_tiles = jobs.iter().map(|job| job.matrix.n_tiles()).sum();
-    let tiles_per_item = if n_tokens >= kernels.many_tiles_from { item_tiles(n_tiles, pool.n_threads()) } else { 1 };
+    let tiles_per_item = item_tiles(n_tiles, pool.n_threads(), (kernels.tiles_at_once)(n_tokens));
     let n_items = jobs.iter().map(|job| job.n_items(tiles_per_item)).sum();
     let output = Output::new(y, y_stride);
     let run_len = run_len(n_items, tiles_per_item * TILE_ROWS * input.cols(), pool.n_threads());

@@ -16,7 +16,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, many_tiles_from: usize::MAX };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: fma::tiles_at_once };
 
 /// Tokens whose chains fit registers: eight registers each, of 32.
 const MAX_TOKENS: usize = 2;
@@ -31,9 +31,9 @@ dispatch!(Neon, expand_escapes);
 /// # Safety
 /// As [`fma::multiply`].
 #[target_feature(enable = "neon")]
-unsafe fn multiply_tile<L: Loader>(tile: &Tile<'_>, input: &Input, worker: &mut Worker, tile_idx: usize) {
+unsafe fn multiply_tiles<L: Loader>(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker, first_tile: usize) {
     // SAFETY: as the caller says.
-    unsafe { fma::multiply::<L, MAX_TOKENS>(tile, input, worker, tile_idx) };
+    unsafe { fma::multiply::<L, MAX_TOKENS>(tiles, input, worker, first_tile) };
 }
 
 /// # Safety

@@ -22,7 +22,7 @@ use crate::input::{FLOAT_TOKENS, Input, Line};
 use netweight_layout::{CELL_COLS, Layout, READ_SLACK, TILE_ROWS};
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, many_tiles_from: usize::MAX };
+pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: |_| [1, 1] };
 
 /// Weights of a cell.
 pub(crate) const CELL_WEIGHTS: usize = TILE_ROWS * CELL_COLS;

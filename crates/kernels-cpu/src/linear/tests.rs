@@ -190,6 +190,20 @@ fn shapes() {
     }
 }
 
+/// Enough rows for kernels that take four or eight tiles at once, and some more.
+#[test]
+fn many_tiles_of_every_kind_of_value() {
+    let mut random = Random(0x2b99_2ddf_a232_49d6);
+    for layout in Layout::all() {
+        for values in [Values::Sparse, Values::Wide, Values::Any] {
+            for precision in [Precision::Bf16, Precision::F32] {
+                let case = Case { layout, weights: values, activations: values, precision, shape: (557, 75) };
+                check(&case, &[1, 2, 16, 17], &mut random);
+            }
+        }
+    }
+}
+
 #[test]
 fn all_numbers_of_tokens() {
     let mut random = Random(0x0dd0_0dd0_0dd0_0dd1);
@@ -225,7 +239,7 @@ fn rows_are_the_weights() {
 #[test]
 fn damaged_cells_stay_inside() {
     let mut random = Random(0x5151_5151_7171_7171);
-    let (n_rows, cols) = (40, 200);
+    let (n_rows, cols) = (300, 200);
     let pool = Pool::new(1);
     let scratch = Scratch::new(&pool, 20, cols);
     let mut input = crate::Input::new(20, cols);
@@ -246,7 +260,7 @@ fn damaged_cells_stay_inside() {
                     input.set(isa, &pool, &x, cols, [n_tokens, cols], Precision::Bf16);
                     let jobs = [Job { matrix: &matrix, bias: None, out_col: 0 }];
                     linear(isa, &pool, &scratch, &input, &jobs, &mut vec![0.0; n_tokens * n_rows], n_rows);
-                    rows(isa, &pool, &scratch, &matrix, &[39], &mut vec![0.0; cols]);
+                    rows(isa, &pool, &scratch, &matrix, &[299], &mut vec![0.0; cols]);
                 }
             }
         }
