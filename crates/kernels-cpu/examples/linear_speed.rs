@@ -12,8 +12,8 @@ use std::time::Instant;
 const COLS: usize = 4096;
 /// 1 MiB in bf16: half of a second-level cache.
 const ROWS_L2: usize = 128;
-/// 320 MiB in bf16.
-const ROWS_DRAM: usize = 40960;
+/// 1 GiB in bf16: beyond any last-level cache.
+const ROWS_DRAM: usize = 131072;
 const N_ROUNDS: usize = 15;
 
 fn main() {

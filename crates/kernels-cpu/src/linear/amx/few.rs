@@ -78,7 +78,10 @@ unsafe fn multiply_four<C: CellLoader>(loaders: [C; 4], tile: &Tile<'_>, input: 
     // SAFETY: each cell is asked for once, and stays in its half of the ring until it is multiplied; words have
     // `n_tokens` lines a cell.
     unsafe {
-        (tiles::zero::<0>(), tiles::zero::<1>(), tiles::zero::<2>(), tiles::zero::<3>());
+        tiles::zero::<0>();
+        tiles::zero::<1>();
+        tiles::zero::<2>();
+        tiles::zero::<3>();
         for cell_idx in 0..=tile.n_cells {
             let room = ring.add(cell_idx % 2 * (RING_CELLS / 2) * CELL_BYTES);
             let step = Step { cell_idx, n_cells: tile.n_cells, ahead: distance.at(cell_idx) };
