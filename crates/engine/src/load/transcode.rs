@@ -2,8 +2,9 @@
 //! [`Matrix`] each. Next in the flow: ../cpu/mod.rs, which multiplies with them.
 //!
 //! The work is cut into runs of neighbouring groups. A thread claims a run, reads (and decodes) its rows, encodes each
-//! group, and appends it to the memory of its matrix, which was reserved for the largest that the groups can be: pages
-//! that are not needed are never touched. So what is resident at any moment is the groups so far and a few MiB a thread.
+//! group, and appends it to the one memory of all matrices, which was reserved for the largest that the groups can be:
+//! pages that are not needed are never touched. So what is resident at any moment is the groups so far and a few MiB a
+//! thread. (With a memory for each matrix, the huge page in which each ends would be half empty.)
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use crate::store::Store;
 use crate::{Error, Interrupt, Result};
 
 /// Source bytes that a thread reads at once, about.
-const RUN_BYTES: usize = 8 << 20;
+const RUN_BYTES: usize = 2 << 20;
 
 /// A matrix to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,17 +56,22 @@ struct Run {
     groups: Range<usize>,
 }
 
-/// A matrix that is being filled.
-struct Slot<'a> {
-    filling: Mutex<Filling<'a>>,
-    geometry: Geometry,
+/// The memory of all matrices of a round, which fills from its beginning.
+struct Arena<'a> {
+    free: Mutex<&'a mut [u8]>,
     len: usize,
 }
 
+/// A matrix that is being filled.
+struct Slot {
+    filling: Mutex<Filling>,
+    geometry: Geometry,
+}
+
 /// What threads change as they fill a matrix.
-struct Filling<'a> {
-    free: &'a mut [u8],
+struct Filling {
     groups: Vec<Range<usize>>, // (n_groups,) where each lies
+    bytes_left: usize,
     fits: bool,
 }
 
@@ -123,20 +129,20 @@ fn load_round(
             .map_err(|error| FileError::invalid(error.to_string()).in_tensor(&request.name).into())
     });
     let geometries = geometries.collect::<Result<Vec<Geometry>>>()?;
-    let reserve = |geometry: &Geometry| {
-        AlignedBytes::zeroed(most_bytes(geometry))
-            .map_err(|error| Error::invalid(format!("memory for the weights: {error}")))
-    };
-    let mut memories = geometries.iter().map(reserve).collect::<Result<Vec<AlignedBytes>>>()?;
-    let slots: Vec<Slot<'_>> =
-        memories.iter_mut().zip(&geometries).map(|(memory, &geometry)| Slot::new(memory, geometry)).collect();
+    let len = geometries.iter().map(most_bytes).sum();
+    let mut memory =
+        AlignedBytes::zeroed(len).map_err(|error| Error::invalid(format!("memory for the weights: {error}")))?;
+    let arena = Arena { free: Mutex::new(&mut memory), len };
+    let slots: Vec<Slot> = geometries.iter().map(Slot::new).collect();
     let runs = cut(&geometries);
     let (next, first_error) = (AtomicUsize::new(0), Mutex::new(None));
     std::thread::scope(|scope| {
         let work = || {
             let mut worker = Worker::default();
             while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let done = interrupt.check().and_then(|()| worker.run(store, round[run.matrix_idx].0, run, &slots));
+                let done = interrupt
+                    .check()
+                    .and_then(|()| worker.run(store, round[run.matrix_idx].0, run, &slots[run.matrix_idx], &arena));
                 match done {
                     Ok(n_bytes) => progress(n_bytes),
                     Err(error) => {
@@ -152,26 +158,8 @@ fn load_round(
     if let Some(error) = first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let places: Vec<(Vec<Range<usize>>, bool)> = slots.into_iter().map(Slot::finish).collect();
-    let filled = memories.into_iter().zip(places).zip(geometries).zip(round);
-    filled
-        .map(|(((memory, (groups, fits)), geometry), (request, _))| build(memory, groups, fits, &geometry, request))
-        .collect()
-}
-
-/// The matrix whose groups lie in `memory`; `None` where they did not all fit.
-fn build(
-    memory: AlignedBytes,
-    groups: Vec<Range<usize>>,
-    fits: bool,
-    geometry: &Geometry,
-    request: &MatrixRequest,
-) -> Result<Option<Matrix>> {
-    if !fits {
-        return Ok(None);
-    }
-    let matrix = Matrix::new(geometry.layout(), geometry.rows(), geometry.cols(), Arc::new(memory), groups);
-    matrix.map(Some).map_err(|error| FileError::corrupt(error.to_string()).in_tensor(&request.name).into())
+    let memory = Arc::new(memory);
+    slots.into_iter().zip(round).map(|(slot, (request, _))| slot.finish(&memory, request)).collect()
 }
 
 /// An exact layout may take as many bytes as raw bf16 and its group headers; a raw one takes exactly those.
@@ -193,30 +181,45 @@ fn cut(geometries: &[Geometry]) -> Vec<Run> {
     runs
 }
 
-impl<'a> Slot<'a> {
-    fn new(memory: &'a mut AlignedBytes, geometry: Geometry) -> Slot<'a> {
-        let len = memory.len();
-        let filling = Filling { free: memory, groups: vec![0..0; geometry.n_groups()], fits: true };
-        Slot { filling: Mutex::new(filling), geometry, len }
+impl<'a> Arena<'a> {
+    /// Takes the next bytes; there are as many as all slots may take.
+    fn take(&self, len: usize) -> (Range<usize>, &'a mut [u8]) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = self.len - free.len();
+        let taken = free.split_off_mut(..len).expect("room for all slots");
+        (begin..begin + len, taken)
+    }
+}
+
+impl Slot {
+    fn new(geometry: &Geometry) -> Slot {
+        let (groups, bytes_left) = (vec![0..0; geometry.n_groups()], most_bytes(geometry));
+        Slot { filling: Mutex::new(Filling { groups, bytes_left, fits: true }), geometry: *geometry }
     }
 
-    /// Takes room for a group; `None` where there is none left.
-    fn take(&self, group_idx: usize, len: usize) -> Option<&'a mut [u8]> {
+    /// Takes room for a group; `None` where the matrix would become larger than it may.
+    fn take<'a>(&self, group_idx: usize, len: usize, arena: &Arena<'a>) -> Option<&'a mut [u8]> {
         let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
-        if len > filling.free.len() {
+        let Some(bytes_left) = filling.bytes_left.checked_sub(len) else {
             filling.fits = false;
             return None;
-        }
-        let begin = self.len - filling.free.len();
-        filling.groups[group_idx] = begin..begin + len;
-        let (taken, left) = std::mem::take(&mut filling.free).split_at_mut(len);
-        filling.free = left;
+        };
+        filling.bytes_left = bytes_left;
+        let (range, taken) = arena.take(len);
+        filling.groups[group_idx] = range;
         Some(taken)
     }
 
-    fn finish(self) -> (Vec<Range<usize>>, bool) {
+    /// The matrix, whose groups lie in `memory`; `None` where it did not fit.
+    fn finish(self, memory: &Arc<AlignedBytes>, request: &MatrixRequest) -> Result<Option<Matrix>> {
         let Filling { groups, fits, .. } = self.filling.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (groups, fits)
+        if !fits {
+            return Ok(None);
+        }
+        let geometry = self.geometry;
+        let memory = Arc::<AlignedBytes>::clone(memory);
+        let matrix = Matrix::new(geometry.layout(), geometry.rows(), geometry.cols(), memory, groups);
+        matrix.map(Some).map_err(|error| FileError::corrupt(error.to_string()).in_tensor(&request.name).into())
     }
 }
 
@@ -230,8 +233,14 @@ struct Worker {
 
 impl Worker {
     /// Gives the source bytes it went through.
-    fn run(&mut self, store: &Store, request: &MatrixRequest, run: &Run, slots: &[Slot<'_>]) -> Result<u64> {
-        let slot = &slots[run.matrix_idx];
+    fn run(
+        &mut self,
+        store: &Store,
+        request: &MatrixRequest,
+        run: &Run,
+        slot: &Slot,
+        arena: &Arena<'_>,
+    ) -> Result<u64> {
         let (geometry, entry) = (slot.geometry, checked_entry(store, request)?);
         let row_bytes = geometry.cols() * entry.dtype.element_bytes();
         let first_row = geometry.group_rows(run.groups.start).start;
@@ -250,7 +259,7 @@ impl Worker {
             encode_group(geometry.layout(), geometry.cols(), rows.len(), source, &mut self.group)
                 .map_err(|error| FileError::invalid(error.to_string()))
                 .in_tensor(&request.name)?;
-            let Some(place) = slot.take(group_idx, self.group.len()) else { break };
+            let Some(place) = slot.take(group_idx, self.group.len(), arena) else { break };
             place.copy_from_slice(&self.group);
         }
         Ok(self.source.len() as u64)
