@@ -2,6 +2,7 @@
 //! padded, and packed in the order in which the kernels read them. Next in the flow: linear/mod.rs.
 
 use crate::isa::Kind;
+use crate::lanes::{Body, Lanes};
 use crate::{Isa, Pool};
 use netweight_layout::CELL_COLS;
 
@@ -107,21 +108,14 @@ impl Input {
             let width = float_width(n_tokens, block_idx);
             for token in 0..width {
                 let x = row(block_idx * FLOAT_TOKENS + token);
-                for (cell_idx, lines) in lines.chunks_exact_mut(2 * width).take(n_cells).enumerate() {
-                    let cell = cell_of(x, cell_idx);
-                    let (low, high) = cell.split_at(16.min(cell.len()));
-                    fill(&mut lines[2 * token].0, low, |x| precision.round(x));
-                    fill(&mut lines[2 * token + 1].0, high, |x| precision.round(x));
-                }
+                isa.dispatch(PackFloats { x, lines: &mut lines[..2 * width * n_cells], width, token, precision });
             }
         });
         let n_word_lines = if self.has_words { self.n_word_blocks() * WORD_TOKENS * n_cells } else { 0 };
         pool.run_rows(&mut self.words[..n_word_lines], WORD_TOKENS * n_cells, 1, &|block_idx, lines, _| {
             for token in 0..word_width {
                 let x = row(block_idx * WORD_TOKENS + token);
-                for (cell_idx, lines) in lines.chunks_exact_mut(word_width).take(n_cells).enumerate() {
-                    fill(&mut lines[token].0, cell_of(x, cell_idx), round_to_bf16);
-                }
+                isa.dispatch(PackWords { x, lines: &mut lines[..word_width * n_cells], width: word_width, token });
             }
         });
     }
@@ -200,18 +194,62 @@ fn float_width(n_tokens: usize, block_idx: usize) -> usize {
     (n_tokens - block_idx * FLOAT_TOKENS).min(FLOAT_TOKENS).next_power_of_two()
 }
 
-fn cell_of(x: &[f32], cell_idx: usize) -> &[f32] {
-    let x = &x[x.len().min(cell_idx * CELL_COLS)..];
-    &x[..x.len().min(CELL_COLS)]
+/// Packs the activations of one token of a block of floats.
+struct PackFloats<'a> {
+    x: &'a [f32],
+    lines: &'a mut [Line<[f32; 16]>], // (n_cells, width, 2)
+    width: usize,
+    token: usize,
+    precision: Precision,
 }
 
+impl Body for PackFloats<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) {
+        let half_cells = self.lines.chunks_exact_mut(2 * self.width).flat_map(|cell| &mut cell[2 * self.token..][..2]);
+        match self.precision {
+            Precision::Bf16 => fill(half_cells, self.x, |x| Precision::Bf16.round(x)),
+            Precision::F32 => fill(half_cells, self.x, |x| x),
+        }
+    }
+}
+
+/// Packs the activations of one token of a block of words.
+struct PackWords<'a> {
+    x: &'a [f32],
+    lines: &'a mut [Line<[u16; CELL_COLS]>], // (n_cells, width)
+    width: usize,
+    token: usize,
+}
+
+impl Body for PackWords<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) {
+        fill(self.lines.iter_mut().skip(self.token).step_by(self.width), self.x, round_to_bf16);
+    }
+}
+
+/// Fills lines with rounded activations, and what is left of them with zeros.
 #[inline(always)]
-fn fill<T: Copy + Default, const N: usize>(out: &mut [T; N], x: &[f32], round: impl Fn(f32) -> T) {
-    match x.first_chunk::<N>() {
-        Some(x) => *out = x.map(round),
-        None => {
-            *out = [T::default(); N];
-            out.iter_mut().zip(x).for_each(|(out, &x)| *out = round(x));
+fn fill<'a, T: Copy + Default + 'a, const N: usize>(
+    lines: impl Iterator<Item = &'a mut Line<[T; N]>>,
+    mut x: &[f32],
+    round: impl Fn(f32) -> T,
+) {
+    for Line(line) in lines {
+        let (now, rest) = x.split_at(x.len().min(N));
+        x = rest;
+        if let Some(now) = now.first_chunk::<N>() {
+            for idx in 0..N {
+                line[idx] = round(now[idx]);
+            }
+        } else {
+            *line = [T::default(); N];
+            line.iter_mut().zip(now).for_each(|(out, &x)| *out = round(x));
         }
     }
 }

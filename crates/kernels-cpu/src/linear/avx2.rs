@@ -10,8 +10,8 @@ use super::scalar::expand_escapes;
 use super::scratch::Worker;
 use super::spread::SPREAD;
 use super::tile::Tile;
-use crate::input::Input;
-use netweight_layout::{CELL_COLS, Layout};
+use crate::input::{Input, Line};
+use netweight_layout::{CELL_COLS, Layout, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// The table row.
@@ -35,7 +35,15 @@ dispatch!(Avx2, expand_escapes);
 #[target_feature(enable = "avx2,fma,f16c,popcnt")]
 unsafe fn multiply_tiles<L: Loader>(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker, first_tile: usize) {
     // SAFETY: as the caller says.
-    unsafe { fma::multiply::<L, MAX_TOKENS>(tiles, input, worker, first_tile) };
+    unsafe { fma::multiply::<L, MAX_TOKENS>(tiles, input, worker, first_tile, multiply_run) };
+}
+
+/// # Safety
+/// As [`fma::multiply_floats`].
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn multiply_run(run: &[Line<[f32; 16]>], first_cell: usize, input: &Input, sums: &mut [Line<[f32; TILE_ROWS]>]) {
+    // SAFETY: as the caller says.
+    unsafe { fma::multiply_floats::<Ymms, MAX_TOKENS>(run, first_cell, input, sums) };
 }
 
 /// # Safety

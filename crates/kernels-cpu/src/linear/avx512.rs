@@ -8,8 +8,8 @@ use super::fma::{self, Floats, Lanes, Loader};
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scratch::Worker;
 use super::tile::Tile;
-use crate::input::Input;
-use netweight_layout::{CELL_COLS, Layout, READ_SLACK};
+use crate::input::{Input, Line};
+use netweight_layout::{CELL_COLS, Layout, READ_SLACK, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// The table row.
@@ -36,7 +36,15 @@ dispatch!(Avx512, expand_escapes);
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
 unsafe fn multiply_tiles<L: Loader>(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker, first_tile: usize) {
     // SAFETY: as the caller says.
-    unsafe { fma::multiply::<L, MAX_TOKENS>(tiles, input, worker, first_tile) };
+    unsafe { fma::multiply::<L, MAX_TOKENS>(tiles, input, worker, first_tile, multiply_run) };
+}
+
+/// # Safety
+/// As [`fma::multiply_floats`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
+unsafe fn multiply_run(run: &[Line<[f32; 16]>], first_cell: usize, input: &Input, sums: &mut [Line<[f32; TILE_ROWS]>]) {
+    // SAFETY: as the caller says.
+    unsafe { fma::multiply_floats::<Zmm, MAX_TOKENS>(run, first_cell, input, sums) };
 }
 
 /// # Safety

@@ -136,7 +136,8 @@ impl Distance {
 }
 
 /// Products of a tile with all tokens, or of four with one token. `MAX_TOKENS` are as many as sums fit registers.
-/// Escapes and sums of tile `idx` are the worker's `first_tile + idx`.
+/// Escapes and sums of tile `idx` are the worker's `first_tile + idx`. `multiply_run` is [`multiply_floats`] of the same
+/// instruction set: one function for all loaders.
 ///
 /// # Safety
 /// The CPU has the loader's instruction set. Tiles have the loader's layout and as many cells as the input, and
@@ -147,6 +148,7 @@ pub(crate) unsafe fn multiply<L: Loader, const MAX_TOKENS: usize>(
     input: &Input,
     worker: &mut Worker,
     first_tile: usize,
+    multiply_run: MultiplyRun,
 ) {
     assert!(tiles.iter().all(|tile| tile.n_cells == input.n_cells()));
     let x = Columns { first: input.float_block(0).as_ptr().cast(), width: input.float_width(0) };
@@ -186,17 +188,35 @@ pub(crate) unsafe fn multiply<L: Loader, const MAX_TOKENS: usize>(
         let n_cells = RUN_CELLS.min(tile.n_cells - first_cell);
         // SAFETY: the run is not longer than the rest of the tile, nor than `expanded`.
         unsafe { expand(&mut loader, &mut expanded[..n_cells * CELL_LINES]) };
-        for block_idx in 0..input.n_float_blocks() {
-            let width = input.float_width(block_idx);
-            let x = input.float_block(block_idx)[first_cell * width * 2..].as_ptr().cast::<f32>();
-            for token in (0..width).step_by(MAX_TOKENS) {
-                // SAFETY: the block has `width` tokens, each of 32 activations, for the cells of the run.
-                unsafe {
-                    let x = Columns { first: x.add(token * CELL_COLS), width };
-                    let first_token = block_idx * FLOAT_TOKENS + token;
-                    let mut floats = Floats::<L::Lanes>::at(expanded.as_ptr().cast());
-                    multiply_tokens::<_, MAX_TOKENS>(&mut floats, n_cells, x, first_token, sums);
-                }
+        // SAFETY: the run has the cells of these columns.
+        unsafe { multiply_run(&expanded[..n_cells * CELL_LINES], first_cell, input, sums) };
+    }
+}
+
+/// [`multiply_floats`] of an instruction set: `(run, first_cell, input, sums)`.
+pub(crate) type MultiplyRun = unsafe fn(&[Line<[f32; 16]>], usize, &Input, &mut [Line<[f32; TILE_ROWS]>]);
+
+/// Adds the products of cells decoded to f32, whose first is `first_cell` of the tile, with all tokens.
+///
+/// # Safety
+/// The CPU has the instruction set; the input has the cells, and `sums` a line for each token, padded to 8.
+#[inline(always)]
+pub(crate) unsafe fn multiply_floats<L: Lanes, const MAX_TOKENS: usize>(
+    run: &[Line<[f32; 16]>], // (n_cells, 32)
+    first_cell: usize,
+    input: &Input,
+    sums: &mut [Line<[f32; TILE_ROWS]>],
+) {
+    for block_idx in 0..input.n_float_blocks() {
+        let width = input.float_width(block_idx);
+        let x = input.float_block(block_idx)[first_cell * width * 2..].as_ptr().cast::<f32>();
+        for token in (0..width).step_by(MAX_TOKENS) {
+            // SAFETY: the block has `width` tokens, each of 32 activations, for the cells of the run.
+            unsafe {
+                let x = Columns { first: x.add(token * CELL_COLS), width };
+                let first_token = block_idx * FLOAT_TOKENS + token;
+                let mut floats = Floats::<L>::at(run.as_ptr().cast());
+                multiply_tokens::<_, MAX_TOKENS>(&mut floats, run.len() / CELL_LINES, x, first_token, sums);
             }
         }
     }

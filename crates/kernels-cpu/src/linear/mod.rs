@@ -38,7 +38,7 @@ use netweight_layout::{Matrix, TILE_ROWS};
 use output::Output;
 pub use rows::rows;
 pub use scratch::Scratch;
-use scratch::{MAX_TILES, Worker};
+use scratch::{MAX_TILES, Sums, Worker};
 use tile::Tile;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::is_exact as has_exact_tiles;
@@ -137,9 +137,7 @@ pub fn linear(
                 *view = Tile::of(job.matrix, tile_idx);
             }
             (kernels.multiply)(&views[..tiles.len()], input, &mut worker);
-            for (idx, tile_idx) in tiles.enumerate() {
-                write_tile(job, tile_idx, worker.sums.tile(idx), n_tokens, &output);
-            }
+            (0..n_tokens).for_each(|token| write_token(job, tiles.clone(), token, &worker.sums, &output));
         }
     });
 }
@@ -174,24 +172,20 @@ fn find<'a>(jobs: &'a [Job<'a>], mut item: usize, tiles_per_item: usize) -> (&'a
     unreachable!("the pool gives items that there are")
 }
 
-/// Adds the bias and leaves out rows of padding.
-fn write_tile(
-    job: &Job<'_>,
-    tile_idx: usize,
-    sums: &[crate::input::Line<[f32; TILE_ROWS]>], // (n_tokens or more,)
-    n_tokens: usize,
-    output: &Output<'_>,
-) {
-    let first_row = tile_idx * TILE_ROWS;
-    let n_rows = TILE_ROWS.min(job.matrix.rows() - first_row);
-    let bias = job.bias.map(|bias| &bias[first_row..first_row + n_rows]);
-    for (token, sums) in sums.iter().enumerate().take(n_tokens) {
-        let mut sums = sums.0;
-        if let Some(bias) = bias {
-            sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+/// Adds the bias and leaves out rows of padding. Tiles side by side: what a token's row takes at once.
+fn write_token(job: &Job<'_>, tiles: std::ops::Range<usize>, token: usize, sums: &Sums, output: &Output<'_>) {
+    let rows = tiles.start * TILE_ROWS..job.matrix.rows().min(tiles.end * TILE_ROWS);
+    // SAFETY: a tile is one work item's, and jobs write different columns, checked in `check`.
+    let y = unsafe { output.slice(token, job.out_col + rows.start, rows.len()) };
+    for (idx, y) in y.chunks_mut(TILE_ROWS).enumerate() {
+        let sums = &sums.tile(idx)[token].0;
+        match y.as_chunks_mut().0 {
+            [y] => *y = *sums,
+            _ => y.copy_from_slice(&sums[..y.len()]),
         }
-        // SAFETY: a tile is one work item's, and jobs write different columns, checked in `check`.
-        unsafe { output.slice(token, job.out_col + first_row, n_rows) }.copy_from_slice(&sums[..n_rows]);
+    }
+    if let Some(bias) = job.bias {
+        y.iter_mut().zip(&bias[rows]).for_each(|(y, bias)| *y += bias);
     }
 }
 
