@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""decode.py reads every golden archive, and notices every flipped byte. Run: python3 test_decode.py"""
+"""decode.py, with chunks.py, reads every golden archive, and notices every flipped byte. Run: python3 test_decode.py"""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import unittest
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
+import chunks  # noqa: E402
 import decode  # noqa: E402
 
 GOLDEN_ROOT = os.path.join(HERE, "..", "..", "tests", "golden")
@@ -56,7 +57,7 @@ def accepts(archive):
     try:
         for _ in decode.restored(archive):
             pass
-    except (decode.Corrupt, OSError):
+    except (chunks.Corrupt, OSError):
         return False
     return True
 
@@ -137,13 +138,13 @@ class Chunks(unittest.TestCase):
                 tensor = shard.tensors[0]
                 (chunk,) = decode.check_payload(shard, tensor)
                 n = tensor.len_bytes // 2
-                expected = decode.chunk_bytes(chunk, n, 2)
+                expected = chunks.chunk_bytes(chunk, n, 2)
                 for position in list(range(0, 120, 3)) + list(range(120, len(chunk), len(chunk) // 20)):
                     flipped = bytearray(chunk)
                     flipped[position] ^= 1 << position % 8
                     try:
-                        self.assertNotEqual(decode.chunk_bytes(bytes(flipped), n, 2), expected, position)
-                    except decode.Corrupt:
+                        self.assertNotEqual(chunks.chunk_bytes(bytes(flipped), n, 2), expected, position)
+                    except chunks.Corrupt:
                         pass
 
 
@@ -158,13 +159,13 @@ class Groups(unittest.TestCase):
             for name in ("one.tile", "escapes"):
                 matrix = shard.matrices[name]
                 (group,) = decode.check_payload(shard, shard.tensor[name])
-                expected = decode.group_bytes(group, matrix, matrix.rows)
+                expected = chunks.group_bytes(group, matrix, matrix.rows)
                 for position in list(range(0, 128)) + list(range(128, len(group) - 128, len(group) // 40)):
                     flipped = bytearray(group)
                     flipped[position] ^= 1 << position % 8
                     try:
-                        found = decode.group_bytes(bytes(flipped), matrix, matrix.rows)
-                    except decode.Corrupt:
+                        found = chunks.group_bytes(bytes(flipped), matrix, matrix.rows)
+                    except chunks.Corrupt:
                         continue
                     table_end = 64 + 8 * (-(-matrix.rows // 16) + 1)
                     may_be_unused = position < 24 or table_end <= position < 128
