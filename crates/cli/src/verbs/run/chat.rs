@@ -7,7 +7,8 @@ use netweight_engine::{
     ChatTemplate, Decoder, Error, Event, Generator, Interrupt, Options as GenerateOptions, Session, StopReason,
 };
 use rustyline::error::ReadlineError;
-use rustyline::{Config, DefaultEditor};
+use rustyline::history::MemHistory;
+use rustyline::{Config, Editor};
 
 use super::{Args, figures, show};
 use crate::failure::{Failure, Kind};
@@ -46,9 +47,9 @@ pub fn chat<D: Decoder>(
     }
     let terminal =
         |error: ReadlineError| Failure::new(Kind::Io, format!("the terminal: {error}"), "pass a prompt instead");
-    let mut editor = DefaultEditor::with_config(Config::builder().auto_add_history(true).build()).map_err(terminal)?;
+    let mut history = MemHistory::new();
     loop {
-        let line = match read(&mut editor) {
+        let line = match read(&mut history) {
             Ok(line) => line,
             Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(0),
             Err(error) => return Err(terminal(error)),
@@ -72,8 +73,11 @@ pub fn chat<D: Decoder>(
     }
 }
 
-/// A line, with those that it says it goes on in.
-fn read(editor: &mut DefaultEditor) -> rustyline::Result<String> {
+/// A line, with those that it says it goes on in. The editor is gone before the answer begins: as long as there is one,
+/// it handles SIGINT, and Ctrl-C would not stop the answer.
+fn read(history: &mut MemHistory) -> rustyline::Result<String> {
+    let config = Config::builder().auto_add_history(true).build();
+    let mut editor = Editor::<(), MemHistory>::with_history(config, std::mem::take(history))?;
     let mut text = String::new();
     loop {
         let line = editor.readline(if text.is_empty() { "> " } else { ". " })?;
@@ -82,7 +86,10 @@ fn read(editor: &mut DefaultEditor) -> rustyline::Result<String> {
                 text.push_str(part);
                 text.push('\n');
             }
-            None => return Ok(text + &line),
+            None => {
+                *history = std::mem::take(editor.history_mut());
+                return Ok(text + &line);
+            }
         }
     }
 }
