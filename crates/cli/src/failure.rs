@@ -126,13 +126,15 @@ impl Failure {
     /// An error of `netweight-engine`, in words.
     pub fn running(error: netweight_engine::Error) -> Failure {
         use netweight_engine::Error as Engine;
+        use netweight_model::Error::UnknownArchitecture; // which lists those that are known
+        let known = format!("netweight runs {}", netweight_model::architectures().collect::<Vec<_>>().join(", "));
         let (kind, hint) = match error {
             Engine::File(error) => return Failure::reading(error, Reads::Checkpoint),
             Engine::Interrupted => (Kind::Interrupted, "nothing is left behind"),
-            Engine::Config(_) => (
-                Kind::Input,
-                "netweight runs Llama, Mistral, Qwen2, Qwen3, Phi-3, Gemma 2 and 3, Mixtral and Qwen3-MoE",
-            ),
+            Engine::Config(UnknownArchitecture { .. }) => {
+                (Kind::Input, "other models can be compressed and restored, but not run")
+            }
+            Engine::Config(_) => (Kind::Input, known.as_str()),
             Engine::PromptTooLong { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
             Engine::InvalidArgument(_) => (Kind::Usage, "`--help` after the verb lists its flags"),
             Engine::Refused(_) => {

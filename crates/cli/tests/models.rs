@@ -126,6 +126,7 @@ fn what_cannot_be_is_said_before_long_work() {
     check(&other("\"hidden_size\": 256", "\"hidden_size\": 320"), &[], 3, "shape");
     check(&other("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7"), &[], 3, "missing");
     check(&other("\"hidden_size\": 256,", ""), &[], 3, "hidden_size");
+    check(&other("\"hidden_size\": 256,", ""), &[], 3, "Qwen3MoeForCausalLM");
     check(&bookworm(), &["--temperature", "-1"], 2, "temperature");
     check(&bookworm(), &["--temperature", "NaN"], 2, "temperature");
     check(&bookworm(), &["--top-p", "1.5"], 2, "top_p");
