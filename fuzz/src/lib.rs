@@ -7,13 +7,15 @@
 //!     cargo +nightly fuzz run chunk_decode
 //!     cargo run --release --no-default-features --bin smoke -- 5
 //!
-//! Suggested reading: `chunk.rs`, `parse.rs`, `archive.rs`, `checkpoint.rs`; then `mutate.rs`, the driver's dice.
+//! Suggested reading: `chunk.rs`, `parse.rs`, `archive.rs`, `checkpoint.rs`, `config.rs`, `group.rs`; then `mutate.rs`, the driver's dice.
 #![forbid(unsafe_code)]
 
 mod archive;
 mod checkpoint;
 mod chunk;
+mod config;
 mod forge;
+mod group;
 mod input;
 mod make;
 mod parse;
@@ -50,6 +52,8 @@ pub const TARGETS: &[Target] = &[
     target("folder_restore", archive::folder_restore, archive::folder_restore_seeds),
     target("file_compress", checkpoint::file, checkpoint::file_seeds),
     target("index_compress", checkpoint::index, checkpoint::index_seeds),
+    target("config_read", config::read, config::read_seeds),
+    target("group_decode", group::decode, group::decode_seeds),
 ];
 
 /// The target of that name.
