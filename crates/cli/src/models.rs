@@ -11,7 +11,7 @@ use netweight_pack::Progress;
 use serde_json::{Value, json};
 
 use crate::bar::Bar;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::ui::Ui;
 use crate::units::{bytes, duration};
 
@@ -94,18 +94,18 @@ pub struct Loaded {
     pub decoder: CpuDecoder,
 }
 
-/// Opens and loads the model at `path`.
+/// Opens the model at `path`.
 ///
 /// # Errors
-/// What keeps it from running, in words.
-pub fn load(path: &Path, options: &CpuOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
-    load_from(Store::open(path).map_err(|error| Failure::running(error.into()))?, options, interrupt, ui)
+/// Where there are no weights, in words.
+pub fn open(path: &Path) -> Result<Store, Failure> {
+    Store::open(path).map_err(|error| Failure::running(error.into()))
 }
 
 /// Loads the model of an open store.
 ///
 /// # Errors
-/// As [`load`].
+/// What keeps it from running, in words.
 pub fn load_from(store: Store, options: &CpuOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
     let bar = Bar::new(ui, "load");
     bar.start(store.original_bytes());
@@ -120,7 +120,8 @@ pub fn load_from(store: Store, options: &CpuOptions, interrupt: &Interrupt, ui: 
 /// `Input` where there is none, or it is another model's.
 pub fn tokenizer(store: &Store, vocab_size: usize) -> Result<Tokenizer, Failure> {
     let mut tokenizer = Tokenizer::read(store).map_err(|error| Failure::running(error).at(store.path()))?;
-    tokenizer.check_fits(vocab_size).map_err(|error| Failure::running(error).at(store.path()))?;
+    let other = |error: netweight_engine::Error| Failure::new(Kind::Input, error.to_string(), "it is another model's");
+    tokenizer.check_fits(vocab_size).map_err(|error| other(error).at(store.path()))?;
     Ok(tokenizer)
 }
 

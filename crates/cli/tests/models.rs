@@ -49,6 +49,17 @@ fn figures_and_json() {
     };
     assert_eq!(seeded("7"), seeded("7"));
     assert_ne!(seeded("7"), seeded("8"));
+    let drawn = run(args!["run", bookworm(), "--raw", PROMPT, "-n", "12", "--quiet", "--seed", "7"]).ok().stdout;
+    assert_ne!(drawn.trim(), STORY, "who gives a seed wants tokens drawn");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device that is full");
+    let mut command = program();
+    command.args(args!["run", bookworm(), "--raw", PROMPT, "-n", "3", "--quiet"]).stdout(full).stderr(Stdio::null());
+    assert_eq!(command.status().expect("a run").code(), Some(4));
 }
 
 #[test]
@@ -97,6 +108,23 @@ fn texts_are_scored() {
         bookworm()
     ];
     assert_eq!(run(args).ok().json()["n_identical"], 499);
+    let one = run(args!["eval", bookworm(), "--text", text(), "--tokens", "300"]).ok();
+    assert!(one.stdout.contains("(one window)") && !one.stdout.contains("NaN"), "{}", one.stdout);
+}
+
+/// A head of its own counts, even where the config ties it to the embeddings.
+#[test]
+fn a_head_in_the_weights_counts() {
+    let work = scratch();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(bookworm().join(file), work.path().join(file)).expect("a copy");
+    }
+    let config = std::fs::read_to_string(bookworm().join("config.json")).expect("a config");
+    let tied = config.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+    assert_ne!(tied, config);
+    std::fs::write(work.path().join("config.json"), tied).expect("a config");
+    let said = run(args!["run", work.path(), "--raw", PROMPT, "-n", "12", "--quiet"]).ok().stdout;
+    assert_eq!(said.trim(), STORY);
 }
 
 #[test]
@@ -125,11 +153,13 @@ fn what_cannot_be_is_said_before_long_work() {
     check(&other("LlamaForCausalLM", "FalconForCausalLM"), &[], 3, "LlamaForCausalLM");
     check(&other("\"hidden_size\": 256", "\"hidden_size\": 320"), &[], 3, "shape");
     check(&other("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7"), &[], 3, "missing");
+    check(&other("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 5"), &[], 3, "model.layers.5.");
     check(&other("\"hidden_size\": 256,", ""), &[], 3, "hidden_size");
     check(&other("\"hidden_size\": 256,", ""), &[], 3, "Qwen3MoeForCausalLM");
     check(&bookworm(), &["--temperature", "-1"], 2, "temperature");
     check(&bookworm(), &["--temperature", "NaN"], 2, "temperature");
     check(&bookworm(), &["--top-p", "1.5"], 2, "top_p");
+    check(&bookworm(), &["--stop", ""], 2, "--stop");
     check(&bookworm(), &["--context", "0"], 2, "context");
     check(&bookworm(), &["--context", "9999999"], 2, "1024 positions");
     let long = "word ".repeat(3000);

@@ -85,6 +85,11 @@ impl Store {
         self.tensors.get(name).map(|at| &self.shards[at.shard_idx].header.tensors[at.tensor_idx])
     }
 
+    /// Names of all tensors, in no order.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Fills `dst` with the bytes of a tensor from `offset` on, decoding where archived. Threads may call it at once.
     ///
     /// # Errors

@@ -68,6 +68,10 @@ fn prepare(model: &CpuDecoder, runs: &[Run], wants_all: bool) -> Prepared {
     Prepared { tokens: (0..n_tokens).map(token).collect(), places, logits_for, logits }
 }
 
+/// How often each pass is counted. A thread that comes to its first piece of work late, as on a busy machine, sets up
+/// what a thread has once; that must not happen every time.
+const N_ROUNDS: usize = 5;
+
 /// Runs all passes once to wake every thread, and then again.
 fn check(path: &Path, options: &CpuOptions) {
     let options = CpuOptions { n_slots: 5, max_positions: Some(MAX_POSITIONS), max_batch_tokens: 32, ..*options };
@@ -75,16 +79,19 @@ fn check(path: &Path, options: &CpuOptions) {
     let passes = PASSES.iter().enumerate().map(|(idx, runs)| prepare(&model, runs, idx % 2 == 1));
     let mut passes: Vec<Prepared> = passes.collect();
     let interrupt = Interrupt::new();
-    for is_counted in [false, true] {
+    let mut least = [usize::MAX; PASSES.len()];
+    for round in 0..=N_ROUNDS {
         for (idx, Prepared { tokens, places, logits_for, logits }) in passes.iter_mut().enumerate() {
             let before = N_ALLOCATIONS.load(Ordering::SeqCst);
             let done = model.forward(&Batch { tokens, places, logits_for }, &interrupt, logits);
             let n_allocations = N_ALLOCATIONS.load(Ordering::SeqCst) - before;
             done.unwrap_or_else(|error| panic!("{}: pass {idx}: {error}", path.display()));
-            let is_silent = !is_counted || n_allocations == 0;
-            assert!(is_silent, "{n_allocations} allocations: {}, {options:?}, pass {idx}", path.display());
+            if round > 0 {
+                least[idx] = least[idx].min(n_allocations);
+            }
         }
     }
+    assert_eq!(least, [0; PASSES.len()], "allocations of each pass: {}, {options:?}", path.display());
 }
 
 #[test]

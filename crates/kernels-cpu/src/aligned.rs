@@ -21,6 +21,11 @@ impl<T: Copy + Default> Aligned<T> {
         let begin = data.as_ptr().align_offset(ALIGNMENT);
         Aligned { data, begin, len }
     }
+
+    /// Whether the system would give so much, as far as asking tells: it may promise more than it has.
+    pub(crate) fn may_have(len: usize) -> bool {
+        Vec::<T>::new().try_reserve_exact(len.saturating_add(ALIGNMENT)).is_ok()
+    }
 }
 
 impl<T> Deref for Aligned<T> {

@@ -86,6 +86,13 @@ impl KvCache {
             .try_fold(positions.unwrap_or(usize::MAX), |product, &factor| product.checked_mul(factor))
             .filter(|&n| n < isize::MAX as usize / size_of::<f32>() - N_LANES)
             .ok_or(Error::InvalidArgument("a cache of keys and values beyond the address space"))?;
+        let may_have = match kv_type {
+            KvType::F32 => Aligned::<f32>::may_have(2 * n_elements),
+            KvType::F16 | KvType::Bf16 => Aligned::<u16>::may_have(2 * n_elements),
+        };
+        if !may_have {
+            return Err(Error::InvalidArgument("no memory for the keys and values of so many positions"));
+        }
         let plane = |n_elements| match kv_type {
             KvType::F32 => Plane::Floats(Aligned::zeroed(n_elements)),
             KvType::F16 | KvType::Bf16 => Plane::Halves(Aligned::zeroed(n_elements)),

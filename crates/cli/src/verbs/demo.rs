@@ -184,7 +184,7 @@ impl Round<'_> {
 /// What the model at `path` makes of the prompt, and how it lay in memory.
 fn continued(path: &Path, layout: Option<Layout>, ui: &Ui) -> Result<(String, String), Failure> {
     let options = CpuOptions { layout, ..CpuOptions::default() };
-    let loaded = models::load(path, &options, &Interrupt::new(), ui)?;
+    let loaded = models::load_from(models::open(path)?, &options, &Interrupt::new(), ui)?;
     let how = format!("{:.2} bits a weight", loaded.decoder.report().bits_per_weight());
     let tokenizer = models::tokenizer(&loaded.store, loaded.decoder.vocab_size())?;
     let prompt = tokenizer.encode_prompt(PROMPT).map_err(Failure::running)?;

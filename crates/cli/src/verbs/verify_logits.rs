@@ -58,13 +58,14 @@ fn ways(
     ui: &Ui,
 ) -> Result<(Vec<Way>, usize), Failure> {
     let options = CpuOptions { layout, n_threads: threads, n_slots: 2, ..CpuOptions::default() };
-    let mut model = models::load(path, &options, &Interrupt::new(), ui)?;
-    let tokenizer = models::tokenizer(&model.store, model.decoder.vocab_size())?;
-    let mut tokens = tokenizer.encode(prompt).map_err(Failure::running)?;
-    tokens.truncate(MAX_TOKENS.min(model.decoder.max_positions()));
+    let store = models::open(path)?;
+    let spec = netweight_engine::read_spec(&store).map_err(|error| Failure::running(error).at(path))?;
+    let mut tokens = models::tokenizer(&store, spec.vocab)?.encode(prompt).map_err(Failure::running)?;
     if tokens.is_empty() {
         return Err(Failure::new(Kind::Usage, "the prompt has no tokens", "pass some text to --logits"));
     }
+    let mut model = models::load_from(store, &options, &Interrupt::new(), ui)?;
+    tokens.truncate(MAX_TOKENS.min(model.decoder.max_positions()));
     let layouts: Vec<&str> = model.decoder.report().layouts.iter().map(|(layout, _)| layout.name()).collect();
     let layouts = layouts.join(" and ");
     let mut found = Vec::new();

@@ -1,8 +1,9 @@
 //! A store as a [`Source`] of weights. Every tensor is checked against the headers before any is read; then matrices
 //! load together, on all cores. Next in the flow: backend.rs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use netweight_container::Error as FileError;
 use netweight_layout::{Layout, Matrix};
 use netweight_model::{Kind, Source, Spec, Tensor, Transform};
 
@@ -23,14 +24,16 @@ impl<'a> CpuSource<'a> {
     /// # Errors
     /// `File`, naming the tensor.
     pub fn check(store: &Store, spec: &Spec) -> Result<()> {
+        let mut used = HashSet::new();
         for tensor in spec.tensors() {
+            used.insert(name_in(store, &tensor).to_owned());
             if tensor.kind == Kind::Vector {
                 check_vector(store, name_in(store, &tensor), tensor.rows)?;
             } else {
                 layout_for(checked_entry(store, &request(store, &tensor))?, Layout::Bf16)?;
             }
         }
-        Ok(())
+        no_other_layers(store, &used)
     }
 
     /// Loads every matrix of `spec`: in `wanted` where its dtype can be had in it; without a wish, as it is stored where
@@ -79,6 +82,24 @@ impl<'a> CpuSource<'a> {
             (layout, weights.map(|matrix| (matrix.rows() * matrix.cols()) as u64).sum())
         };
         Layout::all().map(count).filter(|&(_, n_weights)| n_weights > 0).collect()
+    }
+}
+
+/// Checks that `store` has nothing in its layers that is not `used`: further layers, biases or norms belong to another
+/// model than that of the config. What stands outside of the layers, like a part for pictures, may stay.
+fn no_other_layers(store: &Store, used: &HashSet<String>) -> Result<()> {
+    const LAYERS: &str = "layers.";
+    let prefix = used.iter().find_map(|name| name.find(LAYERS).map(|at| &name[..at + LAYERS.len()]));
+    let Some(prefix) = prefix else { return Ok(()) };
+    let is_other = |name: &&str| {
+        name.starts_with(prefix) && !used.contains(*name) && !name.ends_with("rotary_emb.inv_freq") // a table
+    };
+    match store.tensor_names().filter(is_other).min() {
+        None => Ok(()),
+        Some(name) => {
+            let what = "the model that config.json describes has no such tensor: config and weights differ";
+            Err(FileError::invalid(what).in_tensor(name).in_file(store.path()).into())
+        }
     }
 }
 

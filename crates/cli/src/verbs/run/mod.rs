@@ -85,8 +85,11 @@ pub struct SamplingArgs {
 impl SamplingArgs {
     fn sampling(&self, config: &GenerationConfig) -> netweight_engine::Result<Sampling> {
         let of_model = Sampling::recommended(config)?;
+        // Who asks for a way of drawing tokens, or for a seed, wants them drawn.
+        let asks_to_draw = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some() || self.seed.is_some();
+        let temperature = if asks_to_draw && of_model.temperature == 0.0 { 1.0 } else { of_model.temperature };
         let sampling = Sampling {
-            temperature: self.temperature.unwrap_or(of_model.temperature),
+            temperature: self.temperature.unwrap_or(temperature),
             top_k: self.top_k.unwrap_or(of_model.top_k),
             top_p: self.top_p.unwrap_or(of_model.top_p),
             min_p: self.min_p.unwrap_or(of_model.min_p),
@@ -111,6 +114,12 @@ fn any_seed() -> u64 {
 /// What is wrong with the request, found before the weights are read; what keeps the model from running.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let prompt = prompt(args)?;
+    if args.stops.iter().any(String::is_empty) {
+        return Err(Failure::new(Kind::Usage, "an empty --stop would end every answer", "name a text that ends it"));
+    }
+    if prompt.is_none() && ui.is_json() {
+        return Err(Failure::new(Kind::Usage, "a chat has no JSON", "pass a prompt, or pipe it in"));
+    }
     if prompt.is_none() && args.raw {
         return Err(Failure::new(
             Kind::Usage,
@@ -148,7 +157,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     }
 }
 
-/// The prompt, from the command line or from what is piped in, or both; `None` for a chat.
+/// The prompt, from the command line, else from what is piped in; `None` for a chat.
 fn prompt(args: &Args) -> Result<Option<String>, Failure> {
     let mut piped = String::new();
     if !io::stdin().is_terminal() && args.prompt.as_deref().is_none_or(|prompt| prompt == "-") {
@@ -193,11 +202,16 @@ impl Once<'_> {
             }
         };
         let is_streamed = !self.ui.is_json();
+        let mut written = Ok(());
         let answer = generator.generate(&tokens.map_err(failed)?, &options, interrupt, |event| match event {
-            Event::Text(text) if is_streamed => show(text),
+            Event::Text(text) if is_streamed => {
+                written = ui::print_piece(text);
+                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            }
             _ => ControlFlow::Continue(()),
         });
         let answer = answer.map_err(failed)?;
+        written.or_else(unless_broken_pipe)?;
         self.finish(&answer, &options)?;
         Ok(if answer.reason == StopReason::Interrupted { 130 } else { 0 })
     }
@@ -222,7 +236,7 @@ impl Once<'_> {
                 String::new,
             );
         }
-        let _ = ui::print("");
+        ui::print("").or_else(unless_broken_pipe)?;
         if !self.ui.is_quiet() {
             ui::complain(&figures(answer, options));
         }
@@ -236,6 +250,11 @@ fn text_without_template(args: &Args, prompt: &str) -> String {
         Some(system) => netweight_engine::plain_prompt(&[Message::system(system), Message::user(prompt)]),
         None => prompt.to_owned(),
     }
+}
+
+/// A reader that has gone wants no error; a full disk is one.
+fn unless_broken_pipe(error: io::Error) -> Result<(), Failure> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(Failure::io("standard output".as_ref(), error)) }
 }
 
 /// Writes a piece of an answer; a reader that has gone ends the run.
