@@ -6,10 +6,12 @@ mod chat;
 use std::io::{self, IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use netweight_engine::{
     Answer, ChatTemplate, Event, GenerationConfig, Generator, Interrupt, Message, Options as GenerateOptions,
-    Rendering, Sampling, StopReason,
+    Rendering, Sampling, StopReason, Tokenizer,
 };
 use serde_json::json;
 
@@ -141,6 +143,18 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     };
     let interrupt = Interrupt::new();
     signals::interrupting(&interrupt);
+    let (tokenizer, prompt) = match prompt {
+        None => (tokenizer, None),
+        Some(prompt) => {
+            let text = text_of(args, template.as_ref(), &prompt).map_err(failed)?;
+            let (tokenizer, tokens) = encode(tokenizer, text, template.is_none(), &interrupt).map_err(failed)?;
+            let n_fit = args.how.context.unwrap_or(spec.max_positions.min(netweight_engine::DEFAULT_POSITIONS));
+            if tokens.len() > n_fit {
+                return Err(failed(netweight_engine::Error::PromptTooLong { n_tokens: tokens.len(), n_fit }));
+            }
+            (tokenizer, Some(tokens))
+        }
+    };
     let loaded = models::load_from(store, &args.how.options(), &interrupt, ui)?;
     let Loaded { decoder, .. } = loaded;
     let report = decoder.report().clone();
@@ -150,9 +164,38 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let generator = Generator::new(decoder, tokenizer).map_err(failed)?;
     match prompt {
         None => chat::chat(args, generator, template, &options, &interrupt, ui),
-        Some(prompt) => {
-            let once = Once { args, ui, report: loaded_json(&report) };
-            once.answer(&prompt, generator, template, options, &interrupt)
+        Some(tokens) => {
+            let options = GenerateOptions { continues_text: template.is_none(), ..options };
+            Once { args, ui, report: loaded_json(&report) }.answer(&tokens, generator, &options, &interrupt)
+        }
+    }
+}
+
+/// What the model reads for a prompt: a conversation in its template, or a text to go on with.
+fn text_of(args: &Args, template: Option<&ChatTemplate>, prompt: &str) -> netweight_engine::Result<String> {
+    let Some(template) = template else { return Ok(text_without_template(args, prompt)) };
+    let system = args.system.as_deref().map(Message::system);
+    let messages: Vec<Message> = system.into_iter().chain([Message::user(prompt)]).collect();
+    template.render(&messages, &Rendering::for_answer())
+}
+
+/// Tokens of a text, on a thread of its own: a tokenizer cannot be stopped, and some take seconds for megabytes.
+fn encode(
+    tokenizer: Tokenizer,
+    text: String,
+    is_prompt: bool,
+    interrupt: &Interrupt,
+) -> netweight_engine::Result<(Tokenizer, Vec<u32>)> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let tokens = if is_prompt { tokenizer.encode_prompt(&text) } else { tokenizer.encode_bare(&text) };
+        let _ = sender.send((tokenizer, tokens)); // nobody waits any more after an interruption
+    });
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(20)) {
+            Ok((tokenizer, tokens)) => return Ok((tokenizer, tokens?)),
+            Err(RecvTimeoutError::Timeout) => interrupt.check()?,
+            Err(RecvTimeoutError::Disconnected) => panic!("the tokenizer panicked"),
         }
     }
 }
@@ -184,26 +227,15 @@ struct Once<'a> {
 impl Once<'_> {
     fn answer<D: netweight_engine::Decoder>(
         &self,
-        prompt: &str,
+        tokens: &[u32],
         mut generator: Generator<D>,
-        template: Option<ChatTemplate>,
-        options: GenerateOptions,
+        options: &GenerateOptions,
         interrupt: &Interrupt,
     ) -> Outcome {
         let failed = |error| Failure::running(error).at(&self.args.model);
-        let options = GenerateOptions { continues_text: template.is_none(), ..options };
-        let tokens = match &template {
-            None => generator.tokenizer().encode_prompt(&text_without_template(self.args, prompt)),
-            Some(template) => {
-                let system = self.args.system.as_deref().map(Message::system);
-                let messages: Vec<Message> = system.into_iter().chain([Message::user(prompt)]).collect();
-                let text = template.render(&messages, &Rendering::for_answer()).map_err(failed)?;
-                generator.tokenizer().encode_bare(&text)
-            }
-        };
         let is_streamed = !self.ui.is_json();
         let mut written = Ok(());
-        let answer = generator.generate(&tokens.map_err(failed)?, &options, interrupt, |event| match event {
+        let answer = generator.generate(tokens, options, interrupt, |event| match event {
             Event::Text(text) if is_streamed => {
                 written = ui::print_piece(text);
                 if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -212,7 +244,7 @@ impl Once<'_> {
         });
         let answer = answer.map_err(failed)?;
         written.or_else(unless_broken_pipe)?;
-        self.finish(&answer, &options)?;
+        self.finish(&answer, options)?;
         Ok(if answer.reason == StopReason::Interrupted { 130 } else { 0 })
     }
 
