@@ -2,7 +2,7 @@
 //! where the system gives them, which halves what reading weights costs in address translation.
 
 use crate::header::ALIGNMENT;
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 use std::ops::{Deref, DerefMut};
 
 /// From as many bytes on, memory is mapped; below it comes from the allocator.
@@ -36,7 +36,8 @@ impl AlignedBytes {
             let begin = bytes.as_ptr().addr().next_multiple_of(ALIGNMENT) - bytes.as_ptr().addr();
             return Ok(AlignedBytes { memory: Memory::Allocated { bytes, begin }, len });
         }
-        let map = MmapMut::map_anon(len)?;
+        // Who asks for more than is there, to fill a part of it, is not refused.
+        let map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
         // Without huge pages the bytes are the same, only slower to read.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
@@ -82,6 +83,17 @@ mod tests {
             assert!(bytes.iter().all(|&byte| byte == 0));
             bytes.fill(7);
             assert!(bytes.as_ref().iter().all(|&byte| byte == 7));
+        }
+    }
+
+    /// All matrices lie in one memory of their largest size, of which exact layouts fill two thirds.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    #[test]
+    fn more_than_the_machine_has() {
+        if std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() != "2") {
+            let mut bytes = AlignedBytes::zeroed(1 << 38).unwrap();
+            bytes[1 << 37] = 7;
+            assert_eq!((bytes[0], bytes[1 << 37]), (0, 7));
         }
     }
 }

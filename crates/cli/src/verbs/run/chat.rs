@@ -34,9 +34,6 @@ pub fn chat<D: Decoder>(
     interrupt: &Interrupt,
     ui: &Ui,
 ) -> Outcome {
-    if ui.is_json() {
-        return Err(Failure::new(Kind::Usage, "a chat has no JSON", "pass a prompt behind the model"));
-    }
     let mut session = Session::new(generator, template);
     session.set_system(args.system.as_deref());
     if !session.has_template() {
