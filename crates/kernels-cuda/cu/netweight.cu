@@ -1,0 +1,4 @@
+// All kernels, one unit: what the artefacts in ../artefacts are compiled from.
+#include "primitives.cuh"
+
+#include "norm.cu"

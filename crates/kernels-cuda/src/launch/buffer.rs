@@ -1,0 +1,52 @@
+//! Activations: each value as f32, and rounded to bf16 for the linear layers.
+
+use crate::device::{Device, Memory};
+use crate::error::Result;
+
+/// Columns that rows of bf16 are rounded up to: what a linear layer takes in one step.
+pub const STEP_COLS: usize = 64;
+
+/// (rows, width) of f32, and the same rounded to bf16 in rows of a multiple of [`STEP_COLS`], the rest zero. Kernels
+/// that write one write the other.
+#[derive(Debug)]
+pub struct Buffer {
+    /// (n_rows, width)
+    pub floats: Memory<f32>,
+    /// (n_rows, [`Buffer::halves_stride`])
+    pub halves: Memory<u16>,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Buffer {
+    /// A buffer of zeros.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn new(device: &Device, n_rows: usize, width: usize) -> Result<Buffer> {
+        let halves = device.zeroed(n_rows * width.next_multiple_of(STEP_COLS))?;
+        Ok(Buffer { floats: device.zeroed(n_rows * width)?, halves, width })
+    }
+
+    /// Rows.
+    pub fn n_rows(&self) -> usize {
+        self.floats.len() / self.width.max(1)
+    }
+
+    /// bf16 elements from one row to the next.
+    pub fn halves_stride(&self) -> usize {
+        self.width.next_multiple_of(STEP_COLS)
+    }
+
+    /// Address of the f32 at (0, `col`), of `n_rows` rows of `width` columns from there.
+    pub(crate) fn floats_at(&self, col: usize, n_rows: usize, width: usize) -> u64 {
+        assert!(col + width <= self.width && n_rows <= self.n_rows(), "{n_rows} rows to column {}", col + width);
+        self.floats.at(col.min(self.floats.len()), 0)
+    }
+
+    /// Address of the bf16 at (0, `col`), of `n_rows` rows of `width` columns from there.
+    pub(crate) fn halves_at(&self, col: usize, n_rows: usize, width: usize) -> u64 {
+        assert!(col + width <= self.width && n_rows <= self.n_rows(), "{n_rows} rows to column {}", col + width);
+        self.halves.at(col.min(self.halves.len()), 0)
+    }
+}

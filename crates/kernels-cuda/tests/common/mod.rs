@@ -1,0 +1,61 @@
+//! Devices to test on, and fresh random values.
+#![allow(dead_code)] // not every test needs all
+
+use std::sync::Arc;
+
+use netweight_cuda_emulator::{Emulator, Options};
+use netweight_kernels_cuda::Device;
+use netweight_kernels_cuda::launch::Buffer;
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+/// Emulated GPUs whose threads take turns in different orders: a race gives different results on them.
+pub fn devices() -> Vec<Device> {
+    [0, 1, 2].map(|order| emulated(Options { order, ..Options::default() })).into()
+}
+
+pub fn emulated(options: Options) -> Device {
+    Device::new(Arc::new(Emulator::new(options)))
+}
+
+/// A generator whose seed is printed, so that a failure can be had again.
+pub fn random() -> Xoshiro256PlusPlus {
+    let seed = std::env::var("TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    println!("TEST_SEED={seed}");
+    Xoshiro256PlusPlus::seed_from_u64(seed)
+}
+
+/// Normal values, about `scale` large.
+pub fn normal(random: &mut impl Rng, len: usize, scale: f32) -> Vec<f32> {
+    let sum_of_12 = |random: &mut _| (0..12).map(|_| Rng::random::<f32>(random)).sum::<f32>() - 6.0;
+    (0..len).map(|_| scale * sum_of_12(random)).collect()
+}
+
+pub fn buffer(device: &Device, width: usize, values: &[f32]) -> Buffer {
+    let mut buffer = Buffer::new(device, values.len() / width, width).expect("memory");
+    buffer.floats.write(0, values).expect("a copy");
+    let stride = buffer.halves_stride();
+    for (row, values) in values.chunks_exact(width).enumerate() {
+        let rounded: Vec<u16> = values.iter().map(|&value| half::bf16::from_f32(value).to_bits()).collect();
+        buffer.halves.write(row * stride, &rounded).expect("a copy");
+    }
+    buffer
+}
+
+/// A buffer's f32, after a check that its bf16 are those rounded, and what follows them zero.
+pub fn values(buffer: &Buffer) -> Vec<f32> {
+    let floats = buffer.floats.to_vec().expect("a copy");
+    let halves = buffer.halves.to_vec().expect("a copy");
+    for (floats, halves) in floats.chunks_exact(buffer.width).zip(halves.chunks_exact(buffer.halves_stride())) {
+        let (rounded, rest) = halves.split_at(buffer.width);
+        for (float, half) in floats.iter().zip(rounded) {
+            assert_eq!(half::bf16::from_f32(*float).to_bits(), *half, "{float}");
+        }
+        assert!(rest.iter().all(|&half| half == 0));
+    }
+    floats
+}
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
