@@ -25,6 +25,8 @@ struct alignas(16) F32x4 { float x, y, z, w; };
 #define KERNEL_RESIDENT(NAME, THREADS, BLOCKS, ARGS) \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ ARGS args)
 #define INLINE static __device__ __forceinline__
+#define INLINE_MEMBER __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
 // The shared memory that a launch asked for.
 #define DYNAMIC_SHARED(TYPE, NAME) \
     extern __shared__ U32x4 netweight_shared[]; \
@@ -82,6 +84,13 @@ INLINE float of_f16(u16 value) {
 INLINE U32x4 load_once(const U32x4 *from) {
     U32x4 out;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(from));
+    return out;
+}
+// Activations are read by many.
+INLINE U32x4 load_cached(const U32x4 *from) {
+    U32x4 out;
+    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(from));
     return out;
 }

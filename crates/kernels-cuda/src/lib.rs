@@ -4,6 +4,7 @@
 //! cu/*.cu -> artefacts/          compiled ahead, for each kind of GPU; see tools/build-cuda-kernels.py
 //! Runtime                        what launching needs: the driver's, or the emulator's in tests
 //! Device, Memory, Pinned         a GPU, and memory with owners
+//! layout, Loader, Matrix         how weights lie in its memory, and how they get there
 //! launch::*                      one safe function for each kernel, which checks lengths
 //! twin::*                        what each kernel computes, in scalar Rust
 //! ```
@@ -20,7 +21,11 @@ mod device;
 #[allow(unsafe_code)]
 pub mod launch;
 
+pub mod layout;
+mod matrix;
 pub mod twin;
 
 pub use device::{Device, Memory, Pinned};
 pub use error::{Error, Result};
+pub use layout::Layout;
+pub use matrix::{Loader, Matrix};
