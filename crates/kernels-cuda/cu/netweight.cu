@@ -1,6 +1,7 @@
 // All kernels, one unit: what the artefacts in ../artefacts are compiled from.
 #include "primitives.cuh"
 
+#include "bias.cu"
 #include "decode.cu"
 #include "encode.cu"
 #include "linear.cu"

@@ -23,9 +23,12 @@ pub mod launch;
 
 pub mod layout;
 mod matrix;
+#[allow(unsafe_code)]
+mod slots;
 pub mod twin;
 
 pub use device::{Device, Memory, Pinned};
 pub use error::{Error, Result};
 pub use layout::Layout;
-pub use matrix::{Loader, Matrix};
+pub use matrix::{HostMatrix, Loader, Matrix, View};
+pub use slots::Slots;

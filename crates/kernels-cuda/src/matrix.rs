@@ -1,6 +1,7 @@
 //! A weight matrix on a GPU, and how it gets there: [`Loader`] uploads rows, and the GPU encodes them. Next in the flow:
 //! launch/linear.rs.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
@@ -65,21 +66,56 @@ impl Matrix {
         Ok((self.weights.to_vec()?, self.escapes.to_vec()?, self.escape_starts.to_vec()?, self.palettes.to_vec()?))
     }
 
-    /// What kernels are told of rows from `first_tile` on.
-    pub(crate) fn args(&self, first_tile: usize, out_col: usize) -> MatrixArgs {
-        let Shape { rows, .. } = self.shape;
-        let n_words = self.weights.len() / self.shape.n_tiles();
-        let is_exact = self.layout != Layout::Rows;
-        let of_tile = |n: usize| if is_exact { n * first_tile } else { 0 };
+    /// The matrix where it lies.
+    pub fn view(&self) -> View<'_> {
+        View {
+            layout: self.layout,
+            shape: self.shape,
+            weights: self.weights.at(0, self.weights.len()),
+            escapes: self.escapes.at(0, self.escapes.len()),
+            escape_starts: self.escape_starts.at(0, self.escape_starts.len()),
+            palettes: self.palettes.at(0, self.palettes.len()),
+            bias: self.bias.as_ref().map_or(0, |bias| bias.at(0, self.shape.rows)),
+            of: PhantomData,
+        }
+    }
+}
+
+/// A matrix in the GPU's memory, wherever that is: its own, or a slot that it was copied to.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub(crate) layout: Layout,
+    pub(crate) shape: Shape,
+    weights: u64,
+    escapes: u64,
+    escape_starts: u64,
+    palettes: u64,
+    bias: u64,
+    of: PhantomData<&'a ()>,
+}
+
+impl View<'_> {
+    /// What kernels are told of `rows` rows from `first_tile` on.
+    ///
+    /// # Panics
+    /// Where there are fewer.
+    pub(crate) fn args(&self, first_tile: usize, rows: usize, out_col: usize) -> MatrixArgs {
+        assert!(first_tile * TILE_ROWS + rows <= self.shape.rows);
+        let tile_words = self.layout.n_words(self.shape) / self.shape.n_tiles();
+        let offset = |bytes_per_tile: usize| (first_tile * bytes_per_tile) as u64;
         MatrixArgs {
-            weights: self.weights.at(n_words * first_tile, n_words),
-            escapes: self.escapes.at(0, 0),
-            escape_starts: self.escape_starts.at(of_tile(N_SLICES), usize::from(is_exact)),
-            palettes: self.palettes.at(of_tile(1), usize::from(is_exact)),
-            bias: self.bias.as_ref().map_or(0, |bias| bias.at(first_tile * TILE_ROWS, 1)),
-            rows: (rows - first_tile * TILE_ROWS) as u32,
+            weights: self.weights + offset(4 * tile_words),
+            escapes: self.escapes,
+            escape_starts: self.escape_starts + offset(4 * N_SLICES),
+            palettes: self.palettes + offset(8),
+            bias: if self.bias == 0 { 0 } else { self.bias + offset(4 * TILE_ROWS) },
+            rows: rows as u32,
             out_col: out_col as u32,
         }
+    }
+
+    pub(crate) fn whole(&self, out_col: usize) -> MatrixArgs {
+        self.args(0, self.shape.rows, out_col)
     }
 }
 
@@ -88,8 +124,86 @@ impl MatrixArgs {
         self.rows as usize
     }
 
-    pub(crate) fn with_rows(self, rows: usize) -> MatrixArgs {
-        MatrixArgs { rows: rows as u32, ..self }
+    pub(crate) fn weights(&self) -> u64 {
+        self.weights
+    }
+
+    pub(crate) fn bias(&self) -> u64 {
+        self.bias
+    }
+}
+
+/// A matrix in pinned memory of the host, in one piece, which is copied to the GPU each time it is used.
+pub struct HostMatrix {
+    layout: Layout,
+    shape: Shape,
+    words: Pinned<u32>, // weights, palettes, escape_starts, escapes
+    n_weights: usize,
+    n_escape_starts: usize,
+    bias: Option<Memory<f32>>, // (rows): small, so it stays on the GPU
+}
+
+impl HostMatrix {
+    /// Takes a matrix off the GPU.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, the driver's.
+    pub fn take(matrix: Matrix) -> Result<HostMatrix> {
+        let parts = [
+            matrix.weights.to_vec()?,
+            bytemuck::cast_slice(&matrix.palettes.to_vec()?).to_vec(),
+            matrix.escape_starts.to_vec()?,
+            matrix.escapes.to_vec()?,
+        ];
+        let mut words = matrix.weights.device().pinned(parts.iter().map(Vec::len).sum())?;
+        let mut rest = words.as_mut_slice();
+        for part in &parts {
+            rest.split_off_mut(..part.len()).expect("room for all").copy_from_slice(part);
+        }
+        let (n_weights, n_escape_starts) = (parts[0].len(), parts[2].len());
+        Ok(HostMatrix {
+            layout: matrix.layout,
+            shape: matrix.shape,
+            words,
+            n_weights,
+            n_escape_starts,
+            bias: matrix.bias,
+        })
+    }
+
+    /// Words that a slot needs.
+    pub fn len(&self) -> usize {
+        self.words.as_slice().len()
+    }
+
+    /// Whether there are none; no matrix is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The words.
+    pub(crate) fn words(&self) -> &Pinned<u32> {
+        &self.words
+    }
+
+    /// The matrix in a slot that it was copied to.
+    ///
+    /// # Panics
+    /// Where the slot is smaller.
+    pub(crate) fn view<'a>(&'a self, slot: &'a Memory<u32>) -> View<'a> {
+        let palettes = self.n_weights;
+        let escape_starts = palettes + if self.layout == Layout::Rows { 0 } else { 2 * self.shape.n_tiles() };
+        let escapes = escape_starts + self.n_escape_starts;
+        View {
+            layout: self.layout,
+            shape: self.shape,
+            weights: slot.at(0, self.len()),
+            escapes: slot.at(escapes, 0),
+            escape_starts: slot.at(escape_starts, 0),
+            palettes: slot.at(palettes, 0),
+            bias: self.bias.as_ref().map_or(0, |bias| bias.at(0, self.shape.rows)),
+            of: PhantomData,
+        }
     }
 }
 
@@ -154,14 +268,10 @@ struct Filling {
 impl Filling {
     fn new(device: &Device, layout: Layout, shape: Shape) -> Result<Filling> {
         let n_tiles = if layout == Layout::Rows { 0 } else { shape.n_tiles() };
-        let n_words = match layout {
-            Layout::Rows => shape.padded_len() / 2,
-            Layout::Exact12 => shape.padded_len() / 8 * 3,
-        };
         let matrix = Matrix {
             layout,
             shape,
-            weights: device.zeroed(n_words)?,
+            weights: device.zeroed(layout.n_words(shape))?,
             escapes: device.zeroed(0)?,
             escape_starts: device.zeroed(0)?,
             palettes: device.zeroed(n_tiles)?,

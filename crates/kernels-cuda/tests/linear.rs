@@ -2,20 +2,12 @@
 
 mod common;
 
+use common::{halves, load};
 use half::bf16;
 use netweight_kernels_cuda::launch::{self, Activation, Buffer, Epilogue, Part};
 use netweight_kernels_cuda::layout::{Exact12, Shape};
-use netweight_kernels_cuda::{Device, Layout, Loader, Matrix, twin};
+use netweight_kernels_cuda::{Layout, twin};
 use rand::Rng;
-
-fn load(device: &Device, layout: Layout, shape: Shape, weights: &[u16], bias: Option<&[f32]>) -> Matrix {
-    let mut loader = Loader::with_chunk(device, 40 * shape.cols).expect("memory"); // two tiles and a half
-    let read = |rows: std::ops::Range<usize>, out: &mut [u16]| {
-        out.copy_from_slice(&weights[rows.start * shape.cols..rows.end * shape.cols]);
-        Ok::<(), netweight_kernels_cuda::Error>(())
-    };
-    loader.load(layout, shape, bias, read).expect("a load").expect("it fits")
-}
 
 /// Weights as models have them, and every thousandth anything at all.
 fn weights(random: &mut impl Rng, len: usize) -> Vec<u16> {
@@ -28,10 +20,6 @@ fn weights(random: &mut impl Rng, len: usize) -> Vec<u16> {
         .iter()
         .map(|&weight| if random.random_ratio(1, 1000) { anything(random) } else { bf16::from_f32(weight).to_bits() })
         .collect()
-}
-
-fn halves(buffer: &Buffer, row: usize) -> Vec<u16> {
-    buffer.halves.to_vec().expect("a copy")[row * buffer.halves_stride()..][..buffer.width].to_vec()
 }
 
 #[test]
@@ -48,9 +36,9 @@ fn linear() {
                 for bias in [None, Some(&bias[..])] {
                     let matrix = load(&device, layout, shape, &weights, bias);
                     let mut out = common::buffer(&device, rows + 5, &vec![f32::NAN; n_tokens * (rows + 5)]);
-                    let parts = [Part { matrix: &matrix, out_col: 2 }];
+                    let parts = [Part { matrix: matrix.view(), out_col: 2 }];
                     launch::linear(&x, n_tokens, &parts, Epilogue::Store, &mut out).expect("a launch");
-                    let found = common::values(&out);
+                    let found = out.floats.to_vec().expect("a copy");
                     for token in 0..n_tokens {
                         let expected = twin::linear(shape, &weights, bias, &halves(&x, token)[..cols]);
                         let found = &found[token * (rows + 5)..][..rows + 5];
@@ -82,9 +70,9 @@ fn parts_and_batches() {
         for n_tokens in [70, 64, 32, 16, 8, 5, 1] {
             let x = common::buffer(device, cols, &x);
             let mut out = common::buffer(device, 90, &before);
-            let parts = [(0, 0), (1, 50), (2, 70)].map(|(idx, out_col)| Part { matrix: &matrices[idx], out_col });
+            let parts = [(0, 0), (1, 50), (2, 70)].map(|(idx, out_col)| Part { matrix: matrices[idx].view(), out_col });
             launch::linear(&x, n_tokens, &parts, Epilogue::Add, &mut out).expect("a launch");
-            let found = common::values(&out);
+            let found = out.floats.to_vec().expect("a copy");
             let first = first.get_or_insert_with(|| found.clone());
             assert_eq!(
                 common::bits(&found[..n_tokens * 90]),
@@ -118,8 +106,8 @@ fn gated() {
                 let two = [load(&device, layout, half, gate, None), load(&device, layout, half, up, None)];
                 for n_tokens in [1, 20] {
                     let mut outs = [(); 2].map(|()| common::buffer(&device, width, &vec![f32::NAN; n_tokens * width]));
-                    launch::gated_linear(&x, n_tokens, &[&one], activation, &mut outs[0]).expect("a launch");
-                    launch::gated_linear(&x, n_tokens, &[&two[0], &two[1]], activation, &mut outs[1])
+                    launch::gated_linear(&x, n_tokens, &[one.view()], activation, &mut outs[0]).expect("a launch");
+                    launch::gated_linear(&x, n_tokens, &[two[0].view(), two[1].view()], activation, &mut outs[1])
                         .expect("a launch");
                     let found = common::values(&outs[0]);
                     assert_eq!(common::bits(&found), common::bits(&common::values(&outs[1])));
@@ -168,7 +156,7 @@ fn all_bit_patterns() {
             assert!(escapes == defined.escapes && words == defined.weights.as_flattened());
         }
         let mut rows = device.zeroed(32 * 2048 / 2).expect("memory");
-        assert_eq!(launch::decode(&matrix, 1, &mut rows).expect("a launch"), 32);
+        assert_eq!(launch::decode(matrix.view(), 1, &mut rows).expect("a launch"), 32);
         for (row, words) in rows.to_vec().expect("a copy").chunks(1024).enumerate() {
             let decoded: Vec<u16> = words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]).collect();
             assert!(decoded[..2000] == weights[(16 + row) * 2000..][..2000]);
@@ -176,7 +164,7 @@ fn all_bit_patterns() {
         }
         let tokens = device.upload(&[399u32, 0, 31]).expect("memory");
         let mut out = Buffer::new(device, 3, shape.cols).expect("memory");
-        launch::embed(&matrix, &tokens, 3, &mut out).expect("a launch");
+        launch::embed(matrix.view(), &tokens, 3, &mut out).expect("a launch");
         for (idx, row) in [399, 0, 31].into_iter().enumerate() {
             assert!(halves(&out, idx) == weights[row * 2000..][..2000], "{layout:?} row {row}");
         }

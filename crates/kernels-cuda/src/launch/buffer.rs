@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::layout::STEP_COLS;
 
 /// (rows, width) of f32, and the same rounded to bf16 in rows of a multiple of [`STEP_COLS`], the rest zero. Kernels
-/// that write one write the other.
+/// whose output linear layers take write both.
 #[derive(Debug)]
 pub struct Buffer {
     /// (n_rows, width)

@@ -6,8 +6,8 @@ use super::Buffer;
 use crate::device::{Args, Memory};
 use crate::error::Result;
 use crate::layout::{LANES, Layout, N_SLICES, Shape, TILE_ROWS};
-use crate::matrix::{Matrix, MatrixArgs};
-use crate::runtime::Grid;
+use crate::matrix::{MatrixArgs, View};
+use crate::runtime::{Grid, Stream};
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -60,13 +60,18 @@ const THREADS: u32 = (N_SLICES * LANES) as u32;
 ///
 /// # Panics
 /// Where the matrix has no such tile.
-pub fn decode(matrix: &Matrix, first_tile: usize, out: &mut Memory<u32>) -> Result<usize> {
+pub fn decode(matrix: View<'_>, first_tile: usize, out: &mut Memory<u32>) -> Result<usize> {
+    decode_on(Stream::Compute, matrix, first_tile, out)
+}
+
+/// The same on any stream.
+pub(crate) fn decode_on(stream: Stream, matrix: View<'_>, first_tile: usize, out: &mut Memory<u32>) -> Result<usize> {
     let shape = matrix.shape;
     let tile_words = shape.padded_len() / 2 / shape.n_tiles();
     assert!(first_tile < shape.n_tiles(), "tile {first_tile} of {}", shape.n_tiles());
     let n_tiles = (out.len() / tile_words).min(shape.n_tiles() - first_tile);
     let args = DecodeArgs {
-        matrix: matrix.args(0, 0),
+        matrix: matrix.whole(0),
         out: out.at(0, n_tiles * tile_words),
         n_steps: shape.n_steps() as u32,
         first_tile: first_tile as u32,
@@ -75,8 +80,8 @@ pub fn decode(matrix: &Matrix, first_tile: usize, out: &mut Memory<u32>) -> Resu
     // SAFETY: the tiles are the matrix's, and there is room for them.
     unsafe {
         match matrix.layout {
-            Layout::Rows => device.launch(&DecodeRows(args), grid),
-            Layout::Exact12 => device.launch(&DecodeExact12(args), grid),
+            Layout::Rows => device.launch_on(stream, &DecodeRows(args), grid),
+            Layout::Exact12 => device.launch_on(stream, &DecodeExact12(args), grid),
         }
     }?;
     Ok(((first_tile + n_tiles) * TILE_ROWS).min(shape.rows) - first_tile * TILE_ROWS)
@@ -89,10 +94,10 @@ pub fn decode(matrix: &Matrix, first_tile: usize, out: &mut Memory<u32>) -> Resu
 ///
 /// # Panics
 /// Where a buffer is smaller.
-pub fn embed(table: &Matrix, tokens: &Memory<u32>, n_tokens: usize, out: &mut Buffer) -> Result<()> {
+pub fn embed(table: View<'_>, tokens: &Memory<u32>, n_tokens: usize, out: &mut Buffer) -> Result<()> {
     let Shape { cols, .. } = table.shape;
     let args = EmbedArgs {
-        table: table.args(0, 0),
+        table: table.whole(0),
         tokens: tokens.at(0, n_tokens),
         out: out.floats_at(0, n_tokens, cols),
         out_bf16: out.halves_at(0, n_tokens, cols),

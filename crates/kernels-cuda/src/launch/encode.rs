@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::{Args, Memory};
 use crate::error::Result;
-use crate::layout::{LANES, N_SLICES, Shape, TILE_ROWS};
+use crate::layout::{LANES, Layout, N_SLICES, Shape, TILE_ROWS};
 use crate::matrix::padded_cols;
 use crate::runtime::Grid;
 
@@ -59,7 +59,7 @@ pub(crate) fn exact12(
         from: source.at(0, shape.rows * shape.cols),
         palettes: palettes.at(first_palette, n_tiles),
         n_escapes: n_escapes.at(0, n_slices),
-        weights: weights.at(first_word, shape.padded_len() / 8 * 3),
+        weights: weights.at(first_word, Layout::Exact12.n_words(shape)),
         escapes: 0,
         escape_starts: 0,
         n_rows: shape.rows as u32,
@@ -109,7 +109,7 @@ pub(crate) fn pad_rows(
 ) -> Result<()> {
     let args = PadRowsArgs {
         from: source.at(0, shape.rows * shape.cols),
-        out: weights.at(first_word, shape.padded_len() / 2),
+        out: weights.at(first_word, Layout::Rows.n_words(shape)),
         n_rows: shape.rows as u32,
         cols: shape.cols as u32,
         out_stride: padded_cols(shape) as u32,

@@ -6,7 +6,7 @@ use super::Buffer;
 use crate::device::Args;
 use crate::error::{Error, Result};
 use crate::layout::{LANES, Layout, N_SLICES, TILE_ROWS};
-use crate::matrix::{Matrix, MatrixArgs};
+use crate::matrix::{MatrixArgs, View};
 use crate::runtime::Grid;
 
 /// Matrices that multiply the same activations at once, at most.
@@ -18,7 +18,7 @@ const MAX_BLOCK_TOKENS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
     /// The matrix.
-    pub matrix: &'a Matrix,
+    pub matrix: View<'a>,
     /// The column.
     pub out_col: usize,
 }
@@ -88,6 +88,7 @@ linear_kernels!(
 );
 
 /// `out[.., out_col..out_col + rows] = W x (+ bias)` for each part, or added to it, for the first `n_tokens` rows of `x`.
+/// The output's bf16 stay as they are: no linear layer takes another's output as it is.
 ///
 /// # Errors
 /// `InvalidArgument` where parts differ in columns or layout, or are more than [`MAX_PARTS`]; the driver's.
@@ -102,7 +103,7 @@ pub fn linear(x: &Buffer, n_tokens: usize, parts: &[Part], epilogue: Epilogue, o
     let mut n_blocks = 0;
     for (idx, part) in parts.iter().enumerate() {
         out.floats_at(part.out_col, n_tokens, part.matrix.shape.rows); // checks
-        args.parts[idx] = part.matrix.args(0, part.out_col);
+        args.parts[idx] = part.matrix.whole(part.out_col);
         args.first_blocks[idx] = n_blocks as u32;
         n_blocks += part.matrix.shape.n_tiles().div_ceil(tiles_per_block);
     }
@@ -121,7 +122,7 @@ pub fn linear(x: &Buffer, n_tokens: usize, parts: &[Part], epilogue: Epilogue, o
 pub fn gated_linear(
     x: &Buffer,
     n_tokens: usize,
-    gate_and_up: &[&Matrix],
+    gate_and_up: &[View<'_>],
     activation: Activation,
     out: &mut Buffer,
 ) -> Result<()> {
@@ -132,33 +133,33 @@ pub fn gated_linear(
     let mut args = linear_args(x, n_tokens, cols, out);
     args.parts[..2].copy_from_slice(&[gate, up]);
     args.first_blocks[1..].fill(u32::MAX);
+    args.out_bf16 = out.halves_at(0, n_tokens, width);
     args.epilogue = 2 + activation as u32;
     // SAFETY: rows and columns of x and out were checked, and both matrices have `width` rows from where they begin.
     unsafe { launch(x, args, layout, width.div_ceil(TILE_ROWS), 2) }
 }
 
 /// Whether [`gated_linear`] takes these.
-pub fn is_gate_and_up(matrices: &[&Matrix]) -> bool {
+pub fn is_gate_and_up(matrices: &[View<'_>]) -> bool {
     alike(matrices.iter().copied()).is_ok() && gate_and_up_args(matrices).is_ok()
 }
 
-fn gate_and_up_args(matrices: &[&Matrix]) -> Result<[MatrixArgs; 2]> {
+fn gate_and_up_args(matrices: &[View<'_>]) -> Result<[MatrixArgs; 2]> {
     match matrices {
-        [gate, up] if gate.shape == up.shape => Ok([gate.args(0, 0), up.args(0, 0)]),
+        [gate, up] if gate.shape == up.shape => Ok([gate.whole(0), up.whole(0)]),
         [both] if both.shape.rows % (2 * TILE_ROWS) == 0 => {
             let width = both.shape.rows / 2;
-            let gate = both.args(0, 0).with_rows(width);
-            Ok([gate, both.args(width / TILE_ROWS, 0)])
+            Ok([both.args(0, width, 0), both.args(width / TILE_ROWS, width, 0)])
         }
         _ => Err(Error::InvalidArgument("gate and up whose tiles do not stand side by side".to_owned())),
     }
 }
 
 /// Layout and columns of all.
-fn alike<'a>(mut matrices: impl Iterator<Item = &'a Matrix>) -> Result<(Layout, usize)> {
+fn alike<'a>(mut matrices: impl Iterator<Item = View<'a>>) -> Result<(Layout, usize)> {
     let differ = || Error::InvalidArgument("matrices of different layouts or columns, or too many, or none".to_owned());
     let first = matrices.next().ok_or_else(differ)?;
-    let (mut n, key) = (1, |matrix: &Matrix| (matrix.layout, matrix.shape.cols));
+    let (mut n, key) = (1, |matrix: View<'_>| (matrix.layout, matrix.shape.cols));
     let same = matrices.inspect(|_| n += 1).all(|matrix| key(matrix) == key(first));
     if same && n <= MAX_PARTS { Ok(key(first)) } else { Err(differ()) }
 }
@@ -167,7 +168,7 @@ fn linear_args(x: &Buffer, n_tokens: usize, cols: usize, out: &Buffer) -> Linear
     LinearArgs {
         x: x.halves_at(0, n_tokens, cols),
         out: out.floats_at(0, n_tokens, 0),
-        out_bf16: out.halves_at(0, n_tokens, 0),
+        out_bf16: 0,
         n_tokens: n_tokens as u32,
         cols: cols as u32,
         x_stride: x.halves_stride() as u32,

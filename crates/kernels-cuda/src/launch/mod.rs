@@ -5,8 +5,10 @@ mod decode;
 pub(crate) mod encode;
 mod linear;
 mod norm;
+mod prefill;
 
 pub use buffer::Buffer;
 pub use decode::{decode, embed};
 pub use linear::{Activation, Epilogue, MAX_PARTS, Part, gated_linear, is_gate_and_up, linear};
 pub use norm::rms_norm;
+pub use prefill::Prefill;

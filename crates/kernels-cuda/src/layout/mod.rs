@@ -31,6 +31,14 @@ impl Layout {
     /// All, the uncompressed one first.
     pub const ALL: [Layout; 2] = [Layout::Rows, Layout::Exact12];
 
+    /// Words of four bytes that a matrix's weights take, palettes and escapes apart.
+    pub(crate) fn n_words(self, shape: Shape) -> usize {
+        match self {
+            Layout::Rows => shape.padded_len() / 2,
+            Layout::Exact12 => shape.padded_len() / 8 * 3,
+        }
+    }
+
     /// As people write it.
     pub fn name(self) -> &'static str {
         match self {

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use netweight_cuda_emulator::{Emulator, Options};
-use netweight_kernels_cuda::Device;
 use netweight_kernels_cuda::launch::Buffer;
+use netweight_kernels_cuda::layout::Shape;
+use netweight_kernels_cuda::{Device, Layout, Loader, Matrix};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -58,4 +59,19 @@ pub fn values(buffer: &Buffer) -> Vec<f32> {
 
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// A matrix on a device, chunk by chunk.
+pub fn load(device: &Device, layout: Layout, shape: Shape, weights: &[u16], bias: Option<&[f32]>) -> Matrix {
+    let mut loader = Loader::with_chunk(device, 40 * shape.cols).expect("memory"); // two tiles and a half
+    let read = |rows: std::ops::Range<usize>, out: &mut [u16]| {
+        out.copy_from_slice(&weights[rows.start * shape.cols..rows.end * shape.cols]);
+        Ok::<(), netweight_kernels_cuda::Error>(())
+    };
+    loader.load(layout, shape, bias, read).expect("a load").expect("it fits")
+}
+
+/// The bf16 of a row.
+pub fn halves(buffer: &Buffer, row: usize) -> Vec<u16> {
+    buffer.halves.to_vec().expect("a copy")[row * buffer.halves_stride()..][..buffer.width].to_vec()
 }
