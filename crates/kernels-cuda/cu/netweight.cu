@@ -4,5 +4,7 @@
 #include "bias.cu"
 #include "decode.cu"
 #include "encode.cu"
+#include "experts.cu"
 #include "linear.cu"
 #include "norm.cu"
+#include "wide.cu"

@@ -26,9 +26,12 @@ mod matrix;
 #[allow(unsafe_code)]
 mod slots;
 pub mod twin;
+#[allow(unsafe_code)]
+mod wide;
 
 pub use device::{Device, Memory, Pinned};
 pub use error::{Error, Result};
 pub use layout::Layout;
 pub use matrix::{HostMatrix, Loader, Matrix, View};
 pub use slots::Slots;
+pub use wide::{WideKind, WideMatrix};

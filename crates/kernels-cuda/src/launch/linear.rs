@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Buffer;
-use crate::device::Args;
+use crate::device::{Args, Device};
 use crate::error::{Error, Result};
 use crate::layout::{LANES, Layout, N_SLICES, TILE_ROWS};
 use crate::matrix::{MatrixArgs, View};
@@ -45,21 +45,21 @@ pub enum Activation {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct LinearArgs {
-    parts: [MatrixArgs; MAX_PARTS],
-    first_blocks: [u32; MAX_PARTS],
-    x: u64,
-    out: u64,
-    out_bf16: u64,
-    experts: u64,
-    expert_starts: u64,
-    x_rows: u64,
-    n_tokens: u32,
-    cols: u32,
-    x_stride: u32,
-    out_stride: u32,
-    out_bf16_stride: u32,
-    epilogue: u32,
+pub(super) struct LinearArgs {
+    pub parts: [MatrixArgs; MAX_PARTS],
+    pub first_blocks: [u32; MAX_PARTS],
+    pub x: u64,
+    pub out: u64,
+    pub out_bf16: u64,
+    pub experts: u64,
+    pub expert_starts: u64,
+    pub x_rows: u64,
+    pub n_tokens: u32,
+    pub cols: u32,
+    pub x_stride: u32,
+    pub out_stride: u32,
+    pub out_bf16_stride: u32,
+    pub epilogue: u32,
 }
 
 /// A kernel for each layout and number of tokens.
@@ -156,7 +156,7 @@ fn gate_and_up_args(matrices: &[View<'_>]) -> Result<[MatrixArgs; 2]> {
 }
 
 /// Layout and columns of all.
-fn alike<'a>(mut matrices: impl Iterator<Item = View<'a>>) -> Result<(Layout, usize)> {
+pub(super) fn alike<'a>(mut matrices: impl Iterator<Item = View<'a>>) -> Result<(Layout, usize)> {
     let differ = || Error::InvalidArgument("matrices of different layouts or columns, or too many, or none".to_owned());
     let first = matrices.next().ok_or_else(differ)?;
     let (mut n, key) = (1, |matrix: View<'_>| (matrix.layout, matrix.shape.cols));
@@ -181,9 +181,23 @@ fn linear_args(x: &Buffer, n_tokens: usize, cols: usize, out: &Buffer) -> Linear
 /// # Safety
 /// Rows and columns that the kernel touches are there.
 unsafe fn launch(x: &Buffer, args: LinearArgs, layout: Layout, n_blocks: usize, tiles_per_block: usize) -> Result<()> {
-    let (device, n_tokens) = (x.floats.device(), args.n_tokens as usize);
+    let counts = [n_blocks, args.n_tokens as usize, tiles_per_block, 1];
+    // SAFETY: the caller's.
+    unsafe { launch_experts(x.floats.device(), args, layout, counts) }
+}
+
+/// Blocks of tiles for each of `n_experts`; kernels for about `n_tokens` tokens an expert, of `args.n_tokens` at most.
+///
+/// # Safety
+/// Rows and columns that the kernel touches are there.
+pub(super) unsafe fn launch_experts(
+    device: &Device,
+    args: LinearArgs,
+    layout: Layout,
+    [n_blocks, n_tokens, tiles_per_block, n_experts]: [usize; 4],
+) -> Result<()> {
     let block_tokens = n_tokens.next_power_of_two().clamp(8, MAX_BLOCK_TOKENS);
-    let blocks = [n_blocks as u32, n_tokens.div_ceil(block_tokens) as u32, 1];
+    let blocks = [n_blocks as u32, (args.n_tokens as usize).div_ceil(block_tokens) as u32, n_experts as u32];
     let grid = Grid { blocks, threads: (N_SLICES * LANES) as u32, shared_bytes: 0 };
     // SAFETY: the caller's.
     unsafe {
