@@ -1,4 +1,6 @@
 // All kernels, one unit: what the artefacts in ../artefacts are compiled from.
 #include "primitives.cuh"
+#include "math.cuh"
 
 #include "norm.cu"
+#include "pointwise.cu"

@@ -2,6 +2,8 @@
 
 mod buffer;
 mod norm;
+mod pointwise;
 
 pub use buffer::Buffer;
 pub use norm::rms_norm;
+pub use pointwise::{Activation, add, gate, gather, scale, scatter_add, softcap, zero};
