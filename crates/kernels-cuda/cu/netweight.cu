@@ -3,4 +3,5 @@
 #include "math.cuh"
 
 #include "norm.cu"
+#include "rope.cu"
 #include "pointwise.cu"

@@ -3,6 +3,8 @@
 pub mod math;
 mod norm;
 pub mod pointwise;
+mod rope;
 mod sums;
 
-pub use norm::rms_norm;
+pub use norm::{head_norm, rms_norm};
+pub use rope::rope;
