@@ -13,6 +13,7 @@ fn main() {
         .define("NETWEIGHT_EMULATOR", None)
         .flag("-ffp-contract=off") // a fused multiply-add only where a kernel says so, as on the GPU
         .flag("-Wno-unused-function")
+        .flag("-Wno-unknown-pragmas") // `unroll`
         .opt_level(2)
         .warnings_into_errors(true)
         .compile("netweight-emulator");

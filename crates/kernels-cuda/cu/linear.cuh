@@ -5,6 +5,7 @@
 // neither on the batch nor on the grid.
 #pragma once
 #include "fragments.cuh"
+#include "math.cuh"
 
 constexpr u32 MAX_PARTS = 4;
 constexpr u32 LINEAR_THREADS = N_SLICES * 32;
@@ -30,9 +31,7 @@ struct LinearArgs {
 };
 
 INLINE float activate(u32 epilogue, float x) {
-    if (epilogue == SILU) return x / (1.0f + expf(-x));
-    if (epilogue == GELU_ERF) return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    return epilogue == SILU ? silu(x) : epilogue == GELU_TANH ? gelu_tanh(x) : gelu_erf(x);
 }
 
 // Columns `col..col + 8` of a token; zero past the last.

@@ -7,4 +7,6 @@
 #include "experts.cu"
 #include "linear.cu"
 #include "norm.cu"
+#include "pointwise.cu"
+#include "rope.cu"
 #include "wide.cu"

@@ -129,13 +129,11 @@ INLINE float warp_max(float value) {
     return value;
 }
 
-// The sum over a block of whole warps, the same in every thread: each warp's, then those of warps 0, 1, ... in order.
+// The sum over a block of whole warps, the same in every thread: each warp's, then those as one warp's, the rest 0.
 // `scratch` has room for 32 floats and may be used again after the caller's next sync_threads().
 INLINE float block_sum(float value, float *scratch) {
     value = warp_sum(value);
     if (lane_idx() == 0) scratch[warp_idx()] = value;
     sync_threads();
-    float sum = 0.0f;
-    for (u32 warp = 0; warp < n_threads() / 32; warp++) sum += scratch[warp];
-    return sum;
+    return warp_sum(lane_idx() < n_threads() / 32 ? scratch[lane_idx()] : 0.0f);
 }

@@ -114,28 +114,14 @@ fn gated() {
                     for token in 0..n_tokens {
                         let products = twin::linear(both, &weights, None, &halves(&x, token));
                         for row in 0..width {
-                            let expected = activate(activation, products[row]) * products[width + row];
-                            let found = found[token * width + row];
-                            let scale = (products[row] * products[width + row]).abs().max(1e-30);
-                            assert!((found - expected).abs() <= 1e-6 * scale, "{found} {expected}");
+                            let expected = twin::pointwise::gate(activation, products[row], products[width + row]);
+                            assert_eq!(found[token * width + row].to_bits(), expected.to_bits());
                         }
                     }
                 }
             }
         }
     }
-}
-
-fn activate(activation: Activation, x: f32) -> f32 {
-    let x = f64::from(x);
-    let y = match activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::GeluTanh => {
-            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
-        }
-        Activation::GeluErf => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
-    };
-    y as f32
 }
 
 /// The GPU's encoder is the scalar one, and every pattern comes back: by rows, and row by row.

@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Buffer;
-use super::linear::{Activation, LinearArgs, launch_experts};
+use super::linear::{LinearArgs, launch_experts};
+use super::{Activation, Buffer};
 use crate::device::{Args, Device, Memory};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Shape};

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Buffer;
+use super::{Activation, Buffer};
 use crate::device::{Args, Device};
 use crate::error::{Error, Result};
 use crate::layout::{LANES, Layout, N_SLICES, TILE_ROWS};
@@ -30,17 +30,6 @@ pub enum Epilogue {
     Store,
     /// They are added to what stands in the output.
     Add,
-}
-
-/// What a gate goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x / (1 + exp(-x))`
-    Silu,
-    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`
-    GeluTanh,
-    /// `x / 2 * (1 + erf(x / sqrt(2)))`
-    GeluErf,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -2,11 +2,15 @@
 
 mod experts;
 mod linear;
+pub mod math;
 mod norm;
+pub mod pointwise;
+mod rope;
 mod sums;
 mod wide;
 
 pub use experts::combine_experts;
 pub use linear::linear;
-pub use norm::rms_norm;
+pub use norm::{head_norm, rms_norm};
+pub use rope::rope;
 pub use wide::wide_linear;
