@@ -3,6 +3,7 @@
 //! ```text
 //! cu/*.cu -> artefacts/          compiled ahead, for each kind of GPU; see tools/build-cuda-kernels.py
 //! Runtime                        what launching needs: the driver's, or the emulator's in tests
+//! driver::{devices, open}        real GPUs
 //! Device, Memory, Pinned         a GPU, and memory with owners
 //! launch::*                      one safe function for each kernel, which checks lengths
 //! twin::*                        what each kernel computes, in scalar Rust
@@ -13,6 +14,9 @@
 pub mod runtime;
 
 mod error;
+
+#[allow(unsafe_code)]
+pub mod driver;
 
 #[allow(unsafe_code)]
 mod device;
