@@ -4,6 +4,7 @@
     tools/build-cuda-kernels.py             compiles, and replaces the artefacts
     tools/build-cuda-kernels.py --check     compiles, and fails where that gives other bytes than the artefacts have
     tools/build-cuda-kernels.py --stale     compares hashes only: needs no compiler, and takes no time
+    tools/build-cuda-kernels.py --fetch     fetches the compiler only; exit status 3 where it is not to be had
 
 What goes in: netweight.cu, which includes the rest. What comes out: a cubin for each kind of GPU in TARGETS and PTX for
 all others, each deflated, and manifest.txt, which says what they were made of. The compiler is NVRTC in the version
@@ -35,8 +36,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where the artefacts are not what compiling gives")
     parser.add_argument("--stale", action="store_true", help="fail where the sources are not those of the artefacts")
+    parser.add_argument("--fetch", action="store_true", help="fetch the compiler and do nothing else")
     parser.add_argument("--nvrtc", help="libnvrtc.so.12 of CUDA 12.9, in place of the one from PyPI")
     arguments = parser.parse_args()
+    if arguments.fetch:
+        print(fetch_nvrtc())
+        return
     hashes = hash_sources()
     if arguments.stale or arguments.check:
         check_sources(hashes)
