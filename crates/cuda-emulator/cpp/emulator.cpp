@@ -192,4 +192,10 @@ extern "C" int netweight_emulator_launch(const char *name, const u32 grid[3], u3
     return 0;
 }
 
+// Bytes of a kernel's parameter; 0 where there is no such kernel.
+extern "C" size_t netweight_emulator_args_bytes(const char *name) {
+    for (const emulator::Kernel &kernel : emulator::kernels()) if (std::string(kernel.name) == name) return kernel.args_bytes;
+    return 0;
+}
+
 #include "netweight.cu"

@@ -14,5 +14,7 @@ mod memory;
 mod operation;
 #[allow(unsafe_code)]
 mod runtime;
+mod stub;
 
 pub use runtime::{Emulator, Options};
+pub use stub::Stub;

@@ -3,6 +3,7 @@
 //! ```text
 //! cu/*.cu -> artefacts/          compiled ahead, for each kind of GPU; see tools/build-cuda-kernels.py
 //! Runtime                        what launching needs: the driver's, or the emulator's in tests
+//! driver::{devices, open}        real GPUs
 //! Device, Memory, Pinned         a GPU, and memory with owners
 //! layout, Loader, Matrix         how weights lie in its memory, and how they get there
 //! launch::*                      one safe function for each kernel, which checks lengths
@@ -14,6 +15,9 @@
 pub mod runtime;
 
 mod error;
+
+#[allow(unsafe_code)]
+pub mod driver;
 
 #[allow(unsafe_code)]
 mod device;
