@@ -62,12 +62,10 @@ fn experts() {
                 // One by one.
                 let mut expected_outputs = Vec::new();
                 for expert in 0..n_experts {
-                    for entry in starts[expert] as usize..starts[expert + 1] as usize {
-                        let x = common::buffer(
-                            &device,
-                            hidden,
-                            &x.floats.to_vec().unwrap()[rows[entry] as usize * hidden..][..hidden],
-                        );
+                    let entries = starts[expert] as usize..starts[expert + 1] as usize;
+                    for (entry, &row) in rows.iter().enumerate().skip(entries.start).take(entries.len()) {
+                        let x = &x.floats.to_vec().unwrap()[row as usize * hidden..][..hidden];
+                        let x = common::buffer(&device, hidden, x);
                         let mut one = Buffer::new(&device, 1, width).unwrap();
                         let views = [loaded[expert][0].view(), loaded[expert][1].view()];
                         launch::gated_linear(&x, 1, &views, Activation::Silu, &mut one).unwrap();
