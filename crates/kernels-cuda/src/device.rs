@@ -194,10 +194,23 @@ impl<T: Pod> Memory<T> {
     ///
     /// # Panics
     /// Where either is shorter.
-    pub(crate) fn copy_from(&mut self, start: usize, from: &Pinned<T>, from_start: usize, len: usize) -> Result<()> {
+    pub fn copy_from(&mut self, start: usize, from: &Pinned<T>, from_start: usize, len: usize) -> Result<()> {
         let (dst, src) = (self.at(start, len), &from.as_slice()[from_start..from_start + len]);
         // SAFETY: both have `len` values. Pinned memory is freed only after the stream is done with it.
         unsafe { self.device.runtime.copy_in(Stream::Compute, dst, src.as_ptr().cast(), size_of_val(src)) }
+    }
+
+    /// Copies `len` values from `start` on to pinned memory, on the compute stream; they may be looked at when it is there.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// Where either is shorter.
+    pub(crate) fn copy_to(&self, start: usize, to: &mut Pinned<T>, len: usize) -> Result<()> {
+        let (src, dst) = (self.at(start, len), &mut to.as_mut_slice()[..len]);
+        // SAFETY: both have `len` values. Pinned memory is freed only after the stream is done with it.
+        unsafe { self.device.runtime.copy_out(Stream::Compute, dst.as_mut_ptr().cast(), src, size_of_val(dst)) }
     }
 
     /// Values `start..start + out.len()`, when everything issued before is done.

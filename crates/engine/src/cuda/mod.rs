@@ -1,0 +1,11 @@
+//! Models on NVIDIA GPUs.
+
+mod backend;
+mod decoder;
+mod graphs;
+mod inputs;
+mod linear;
+mod residence;
+mod source;
+
+pub use decoder::CudaDecoder;
