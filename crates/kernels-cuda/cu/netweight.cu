@@ -5,3 +5,4 @@
 #include "norm.cu"
 #include "rope.cu"
 #include "pointwise.cu"
+#include "attend_span.cu"

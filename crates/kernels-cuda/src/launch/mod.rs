@@ -1,10 +1,12 @@
 //! One safe function for each kernel: it checks lengths, and issues. What a kernel computes is in `twin`.
 
+mod attention;
 mod buffer;
 mod heads;
 mod norm;
 mod pointwise;
 
+pub use attention::{Attend, AttendScratch, Places, SPAN_POSITIONS, append, attend_steps};
 pub use buffer::Buffer;
 pub use heads::{Heads, head_norm, rope};
 pub use norm::{add_rms_norm, rms_norm};

@@ -1,5 +1,6 @@
 //! What each kernel computes, in scalar Rust: its definition. Rows are slices, one token each.
 
+pub mod attention;
 pub mod math;
 mod norm;
 pub mod pointwise;
