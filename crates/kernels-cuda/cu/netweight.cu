@@ -6,3 +6,5 @@
 #include "rope.cu"
 #include "pointwise.cu"
 #include "attend_span.cu"
+#include "argmax.cu"
+#include "routing.cu"

@@ -5,9 +5,11 @@ mod buffer;
 mod heads;
 mod norm;
 mod pointwise;
+mod routing;
 
 pub use attention::{Attend, AttendScratch, Places, SPAN_POSITIONS, append, attend_steps};
 pub use buffer::Buffer;
 pub use heads::{Heads, head_norm, rope};
 pub use norm::{add_rms_norm, rms_norm};
 pub use pointwise::{Activation, add, gate, gather, scale, scatter_add, softcap, zero};
+pub use routing::{Routed, Routing, argmax, combine, route};

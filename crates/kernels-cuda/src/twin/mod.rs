@@ -1,11 +1,14 @@
 //! What each kernel computes, in scalar Rust: its definition. Rows are slices, one token each.
 
+mod argmax;
 pub mod attention;
 pub mod math;
 mod norm;
 pub mod pointwise;
 mod rope;
+pub mod routing;
 mod sums;
 
+pub use argmax::argmax;
 pub use norm::{head_norm, rms_norm};
 pub use rope::rope;
