@@ -36,7 +36,7 @@ pub mod twin;
 #[allow(unsafe_code)]
 mod wide;
 
-pub use device::{Device, Memory, Pinned};
+pub use device::{Device, Graph, Memory, Pinned};
 pub use error::{Error, Result};
 pub use kv_cache::{KvType, MAX_HEAD_DIM, PAGE_POSITIONS, PagedCache, PagedShape};
 pub use layout::Layout;

@@ -119,6 +119,16 @@ impl View<'_> {
         (self.layout, self.shape.cols) == (other.layout, other.shape.cols)
     }
 
+    /// Whether both have the same layout and shape.
+    pub fn is_same_kind(&self, other: &View<'_>) -> bool {
+        (self.layout, self.shape) == (other.layout, other.shape)
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     pub(crate) fn whole(&self, out_col: usize) -> MatrixArgs {
         self.args(0, self.shape.rows, out_col)
     }

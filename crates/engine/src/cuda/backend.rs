@@ -32,12 +32,10 @@ const POSITIONS: usize = 1;
 /// A GPU: scratch memory, and what changes from step to step.
 pub struct Cuda {
     pub(super) device: Device,
-    pub(super) mode: Mode,
-    pub(super) interrupt: Interrupt,
-    /// Tokens of a batch from which on the vendor's GEMM takes over.
-    pub(super) gemm_from: usize,
-    /// Spans of attention that no position of this batch is beyond.
-    pub(super) n_spans: usize,
+    mode: Mode,
+    interrupt: Interrupt,
+    gemm_from: usize, // tokens of a batch from which on the vendor's GEMM takes over
+    n_spans: usize,
     /// Where logits, and routers', come back to.
     pub(super) logits: Pinned<f32>, // (n_logits, vocab)
     failed: Option<kernels::Error>,
@@ -104,9 +102,9 @@ impl Cuda {
         self.streamed.is_none()
     }
 
-    /// Begins a forward pass, of which the one before is done.
-    pub fn begin(&mut self, mode: Mode) {
-        self.mode = mode;
+    /// Begins a forward pass, of which the one before is done; no position's attention is longer than `n_spans`.
+    pub fn begin(&mut self, mode: Mode, interrupt: &Interrupt, n_spans: usize) {
+        (self.mode, self.interrupt, self.n_spans) = (mode, interrupt.clone(), n_spans);
         self.numbers.begin();
         self.floats.begin();
     }
@@ -169,9 +167,9 @@ impl Cuda {
             }
             let is_like = |(view, _): &&(View<'_>, usize)| view.is_like(&first);
             let n_alike = fused.iter().take(launch::MAX_PARTS).take_while(is_like).count();
-            let part = |&(matrix, out_col): &(View<'_>, usize)| launch::Part { matrix, out_col };
             let (alike, rest) = fused.split_at(n_alike);
-            launch::linear(x, n_rows, &alike.iter().map(part).collect::<Vec<_>>(), epilogue, out)?;
+            let parts = alike.iter().map(|&(matrix, out_col)| launch::Part { matrix, out_col });
+            launch::linear(x, n_rows, &parts.collect::<Vec<_>>(), epilogue, out)?;
             fused = rest;
         }
         if let Some(streamed) = &mut self.streamed {
@@ -291,7 +289,7 @@ impl Backend for Cuda {
         _scratch: [&mut Buffer; 2],
         out: &mut Buffer,
     ) -> bool {
-        if !ExpertTables::takes(experts) {
+        if !self.experts.takes(experts) {
             return false;
         }
         self.issue(|cuda| cuda.experts.run(x, n_rows, experts, activation_of(experts.routed.activation), out));
@@ -371,7 +369,10 @@ impl Backend for Cuda {
             let done = self.device.synchronize(); // Also when interrupted: inputs may be written again.
             self.failed = self.failed.take().or(done.err());
             let rows = self.logits.as_slice().chunks_exact(x.width);
-            out.chunks_exact_mut(width).take(n_rows).zip(rows).for_each(|(out, row)| out.copy_from_slice(&row[..width]));
+            out.chunks_exact_mut(width)
+                .take(n_rows)
+                .zip(rows)
+                .for_each(|(out, row)| out.copy_from_slice(&row[..width]));
         }
         self.check().map_err(model_error)?;
         self.interrupt.check().map_err(|error| netweight_model::Error::Backend(Box::new(error)))

@@ -78,7 +78,7 @@ impl CudaDecoder {
         let slots = slot_words.map(|n_words| Slots::new(device, N_SLOTS, n_words)).transpose()?;
         cuda.set_streamed(slots.map(|slots| Streamed::new(streamed, slots)));
         let workspace = Workspace::new(&model, &cuda, plan.max_tokens, MAX_LOGIT_ROWS)?;
-        let graphs = Graphs::new(device, cuda.can_capture() && model.spec().max_top_k() == 0);
+        let graphs = Graphs::new(device, cuda.can_capture());
         let report = report(store, device, &plan, &loaded, begin.elapsed().as_secs_f64());
         let places = Vec::with_capacity(plan.max_tokens);
         Ok(CudaDecoder { graphs, model, cuda, workspace, cache, report, places })
@@ -97,7 +97,14 @@ impl CudaDecoder {
     /// Sees to it that the cache has pages for all positions of a batch; its attention's longest row in spans.
     fn reserve(&mut self, batch: &Batch<'_>) -> Result<usize> {
         let mut longest = 0;
+        let shape = self.cache.shape();
         for place in batch.places {
+            if place.slot >= shape.n_slots || place.position >= shape.max_positions {
+                return Err(Error::invalid(format!(
+                    "no {place:?} in {} slots of {}",
+                    shape.n_slots, shape.max_positions
+                )));
+            }
             self.cache.reserve(place.slot, place.position + 1)?;
             longest = longest.max(place.position + 1);
         }
@@ -136,7 +143,9 @@ impl Plan {
             max_tokens,
             n_logits: MAX_LOGIT_ROWS.max(n_router_logits.div_ceil(spec.vocab)),
             vocab: spec.vocab,
-            n_spans: SCRATCH_SPANS.min(max_tokens * max_positions.div_ceil(SPAN_POSITIONS)).max(max_positions.div_ceil(SPAN_POSITIONS)),
+            n_spans: SCRATCH_SPANS
+                .min(max_tokens * max_positions.div_ceil(SPAN_POSITIONS))
+                .max(max_positions.div_ceil(SPAN_POSITIONS)),
             n_heads: attention.n_heads,
             head_dim: attention.head_dim,
         };
@@ -170,7 +179,11 @@ fn place(
     let sizes: Vec<Candidate> = candidates.iter().map(|(_, candidate)| *candidate).collect();
     let streams = choose_streamed(&sizes, room).ok_or_else(|| {
         let wanted = sizes.iter().map(|candidate| candidate.bytes).sum::<u64>() as usize;
-        Error::Device(kernels::Error::OutOfMemory { what: "GPU memory", wanted_bytes: wanted, free_bytes: Some(room as usize) })
+        Error::Device(kernels::Error::OutOfMemory {
+            what: "GPU memory",
+            wanted_bytes: wanted,
+            free_bytes: Some(room as usize),
+        })
     })?;
     let planned = candidates.into_iter().zip(streams);
     Ok(planned.map(|((tensor, _), streams)| (tensor.name().to_owned(), Planned { layout, streams })).collect())
@@ -242,13 +255,13 @@ impl Decoder for CudaDecoder {
             |at: &crate::decoder::Place| netweight_model::Place { slot: at.slot, position: at.position, sequence_len };
         self.places.clear();
         self.places.extend(batch.places.iter().map(place));
-        self.model.check_batch(&self.cuda, batch.tokens, &self.places, &self.workspace, &self.cache)?;
         let n_spans = self.reserve(batch)?;
         let is_step = batch.tokens.len() <= graphs::MAX_TOKENS && batch.logits_for.len() == batch.tokens.len();
         let kind = is_step.then_some(graphs::Kind { n_tokens: batch.tokens.len(), n_spans });
         let mode = self.graphs.mode(kind);
         self.cuda.begin(mode, interrupt, n_spans);
-        let forward = netweight_model::Batch { tokens: batch.tokens, places: &self.places, logits_for: batch.logits_for };
+        let forward =
+            netweight_model::Batch { tokens: batch.tokens, places: &self.places, logits_for: batch.logits_for };
         let (model, workspace, cache) = (&self.model, &mut self.workspace, &mut self.cache);
         self.graphs.run((mode, kind), &mut self.cuda, |cuda| {
             model.forward(cuda, &forward, workspace, cache, logits).map_err(of_model)?;

@@ -66,6 +66,14 @@ impl CudaLinear {
         }
     }
 
+    /// The matrix, if it is in the GPU's memory, in a layout of tensor cores.
+    pub fn resident(&self) -> Option<View<'_>> {
+        match self {
+            CudaLinear::Resident(matrix) => Some(matrix.view()),
+            _ => None,
+        }
+    }
+
     /// The matrix, which is not wide, where it lies now; what streams in was fetched.
     ///
     /// # Errors
@@ -77,7 +85,9 @@ impl CudaLinear {
         match (self, streamed) {
             (CudaLinear::Resident(matrix), _) => Ok(matrix.view()),
             (CudaLinear::Streamed(idx), Some(streamed)) => streamed.view(*idx),
-            _ => unreachable!("wide matrices have kernels of their own, and streamed ones are set before a forward pass"),
+            _ => {
+                unreachable!("wide matrices have kernels of their own, and streamed ones are set before a forward pass")
+            }
         }
     }
 }

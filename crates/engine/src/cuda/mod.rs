@@ -2,6 +2,7 @@
 
 mod backend;
 mod decoder;
+mod experts;
 mod graphs;
 mod inputs;
 mod linear;

@@ -18,7 +18,8 @@ pub struct Candidate {
 pub fn choose_streamed(candidates: &[Candidate], room: u64) -> Option<Vec<bool>> {
     let mut streams = vec![false; candidates.len()];
     let mut resident: u64 = candidates.iter().map(|candidate| candidate.bytes).sum();
-    let (mut largest, mut rest) = (0, candidates.iter().enumerate().rev().filter(|(_, candidate)| candidate.may_stream));
+    let (mut largest, mut rest) =
+        (0, candidates.iter().enumerate().rev().filter(|(_, candidate)| candidate.may_stream));
     while resident + N_SLOTS as u64 * largest > room {
         let (idx, candidate) = rest.next()?;
         streams[idx] = true;
