@@ -45,7 +45,11 @@ impl<'a> Resident<'a> {
         Some(Resident {
             router: experts.router.linear.resident()?,
             gate_up: experts.experts.iter().map(gate_up).collect::<Option<_>>()?,
-            down: experts.experts.iter().map(|gated| views(std::slice::from_ref(&gated.down))).collect::<Option<_>>()?,
+            down: experts
+                .experts
+                .iter()
+                .map(|gated| views(std::slice::from_ref(&gated.down)))
+                .collect::<Option<_>>()?,
         })
     }
 }

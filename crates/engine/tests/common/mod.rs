@@ -32,14 +32,14 @@ pub fn load(path: &Path, options: &LoadOptions) -> CpuDecoder {
 }
 
 /// Logits after every token of a sequence that runs `step` tokens at a time: (n_tokens, vocab).
-pub fn run(model: &mut CpuDecoder, slot: usize, tokens: &[u32], step: usize) -> Vec<f32> {
+pub fn run(model: &mut impl Decoder, slot: usize, tokens: &[u32], step: usize) -> Vec<f32> {
     let places: Vec<Place> = (0..tokens.len()).map(|position| Place { slot, position }).collect();
     let chunks = tokens.chunks(step).zip(places.chunks(step));
     chunks.flat_map(|(tokens, places)| forward(model, tokens, places)).collect()
 }
 
 /// Logits after every token of a batch: (n_tokens, vocab).
-pub fn forward(model: &mut CpuDecoder, tokens: &[u32], places: &[Place]) -> Vec<f32> {
+pub fn forward(model: &mut impl Decoder, tokens: &[u32], places: &[Place]) -> Vec<f32> {
     let logits_for: Vec<usize> = (0..tokens.len()).collect();
     let mut logits = vec![f32::NAN; tokens.len() * model.vocab_size()];
     let batch = Batch { tokens, places, logits_for: &logits_for };

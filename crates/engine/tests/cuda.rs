@@ -1,0 +1,149 @@
+//! Every family on a GPU, which is emulated: the logits of transformers and of the CPU, and the same bits from every
+//! layout, way of batching, and place where weights are.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{CONTEXT_LEN, bits, fixtures, forward, oracle, rounded, run, worst_difference};
+use netweight_cuda_emulator::{Emulator, Options};
+use netweight_engine::decoder::Place;
+use netweight_engine::{CudaDecoder, Interrupt, KvType, Layout, LoadOptions, Precision, Store};
+use netweight_kernels_cuda::Device;
+use safetensors::Dtype;
+
+/// Largest difference to transformers in float32, in standard deviations of the logits: keys, values, queries and the
+/// weights of attention are rounded to f16.
+const TOLERANCE: f64 = 0.02;
+/// Largest difference to the CPU, where both round activations to bf16: their sums differ in the last bits, which
+/// rounding makes more of.
+const TOLERANCE_BF16: f64 = 0.15;
+
+fn options() -> LoadOptions {
+    LoadOptions { n_slots: 3, max_positions: Some(CONTEXT_LEN), max_batch_tokens: Some(99), ..LoadOptions::default() }
+}
+
+fn try_load(path: &Path, how: &LoadOptions, gpu: Options) -> netweight_engine::Result<(CudaDecoder, Arc<Emulator>)> {
+    let store = Store::open(path).expect("a model");
+    let emulator = Arc::new(Emulator::new(gpu));
+    let device = Device::new(emulator.clone());
+    Ok((CudaDecoder::load(&store, &device, how, &Interrupt::new(), &|_| ())?, emulator))
+}
+
+fn load(path: &Path, how: &LoadOptions, gpu: Options) -> CudaDecoder {
+    try_load(path, how, gpu).unwrap_or_else(|error| panic!("{}: {error}", path.display())).0
+}
+
+/// Rounding may send a token to another expert, after which nothing is near any more.
+fn has_experts(name: &str) -> bool {
+    name.starts_with("mixtral") || name.starts_with("qwen3_moe")
+}
+
+#[test]
+fn the_logits_of_transformers() {
+    for folder in fixtures() {
+        let (prompt, expected) = oracle(&folder, "prompt", "prompt_logits");
+        let name = folder.file_name().expect("a name").to_string_lossy();
+        let worst =
+            worst_difference(&run(&mut load(&folder, &options(), Options::default()), 0, &prompt, 99), &expected);
+        println!("{name:20} {worst:.1e}");
+        assert!(worst <= TOLERANCE || has_experts(&name), "{name}: {worst:.1e}");
+    }
+}
+
+/// bf16 weights in every layout, in chunks and steps, captured and not, threads in three orders; and near the CPU.
+#[test]
+fn the_same_bits_whatever_the_way() {
+    for folder in fixtures() {
+        let (prompt, _) = oracle(&folder, "prompt", "prompt_logits");
+        let name = folder.file_name().expect("a name").to_string_lossy();
+        let scratch = tempfile::tempdir().expect("a folder");
+        rounded(&folder, Dtype::BF16, scratch.path());
+        let mut expected: Option<Vec<f32>> = None;
+        for (order, layout, has_graphs) in
+            [(0, Layout::Bf16, true), (1, Layout::Exact12, false), (2, Layout::Exact12, true)]
+        {
+            let how = LoadOptions { layout: Some(layout), ..options() };
+            let mut model = load(scratch.path(), &how, Options { order, has_graphs, ..Options::default() });
+            for (slot, step) in [(0, 99), (1, 1), (2, 7)] {
+                let found = run(&mut model, slot, &prompt, step);
+                let expected = expected.get_or_insert_with(|| found.clone());
+                assert!(bits(&found) == bits(expected), "{name}, {}, order {order}, {step} at a time", layout.name());
+            }
+        }
+        let how = LoadOptions { precision: Some(Precision::Bf16), kv_type: KvType::F16, ..options() };
+        let of_cpu = run(&mut common::load(scratch.path(), &how), 0, &prompt, 99);
+        let worst = worst_difference(&expected.expect("three runs"), &of_cpu);
+        println!("{name:20} {worst:.1e} from the CPU");
+        assert!(worst <= TOLERANCE_BF16 || has_experts(&name), "{name}: {worst:.1e}");
+    }
+}
+
+/// A batch of a prompt's chunk and another sequence's step gives each the bits that it has alone.
+#[test]
+fn sequences_do_not_touch_each_other() {
+    for folder in fixtures() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        rounded(&folder, Dtype::BF16, scratch.path());
+        let (first, _) = oracle(&folder, "batch_0", "batch_0_logits");
+        let (second, _) = oracle(&folder, "batch_1", "batch_1_logits");
+        let mut model = load(scratch.path(), &options(), Options::default());
+        let vocab = run(&mut model, 0, &first, 99).len() / first.len();
+        let alone = [run(&mut model, 0, &first, 99), run(&mut model, 0, &second, 99)];
+        let split = first.len() - 1;
+        run(&mut model, 1, &first[..split], 99);
+        let step = Place { slot: 1, position: split };
+        let places: Vec<Place> =
+            [step].into_iter().chain((0..second.len()).map(|position| Place { slot: 2, position })).collect();
+        let tokens: Vec<u32> = [first[split]].into_iter().chain(second.iter().copied()).collect();
+        let found = forward(&mut model, &tokens, &places);
+        assert!(bits(&found[..vocab]) == bits(&alone[0][split * vocab..]), "{}", folder.display());
+        assert!(bits(&found[vocab..]) == bits(&alone[1]), "{}", folder.display());
+    }
+}
+
+/// On a card that is too small, weights stream in from the host, and nothing else changes.
+#[test]
+fn weights_that_stream() {
+    for folder in fixtures().into_iter().step_by(3) {
+        let scratch = tempfile::tempdir().expect("a folder");
+        rounded(&folder, Dtype::BF16, scratch.path());
+        let (prompt, _) = oracle(&folder, "prompt", "prompt_logits");
+        let how = LoadOptions { n_slots: 1, max_batch_tokens: Some(8), ..options() };
+        let (mut resident, emulator) = try_load(scratch.path(), &how, Options::default()).expect("a load");
+        let expected = bits(&run(&mut resident, 0, &prompt, 8));
+        let used_bytes =
+            Options::default().memory_bytes - netweight_kernels_cuda::runtime::Runtime::free_bytes(&*emulator).unwrap();
+        let mut seen_streaming = false;
+        for (percent, late_copies) in [(100, true), (96, true), (92, false), (88, true), (80, true)] {
+            let gpu = Options { memory_bytes: used_bytes / 100 * percent, late_copies, ..Options::default() };
+            let Ok((mut model, _)) = try_load(scratch.path(), &how, gpu) else { continue };
+            seen_streaming |= model.report().streamed_bytes > 0;
+            assert!(bits(&run(&mut model, 0, &prompt, 8)) == expected, "{} {percent} %", folder.display());
+            assert!(bits(&run(&mut model, 0, &prompt, 1)) == expected, "{} {percent} %", folder.display());
+        }
+        println!("{}: {seen_streaming}", folder.display());
+    }
+}
+
+/// f16 checkpoints run too.
+#[test]
+fn half_precision_weights() {
+    for folder in fixtures().into_iter().step_by(5) {
+        let (prompt, expected) = oracle(&folder, "prompt", "prompt_logits");
+        let scratch = tempfile::tempdir().expect("a folder");
+        rounded(&folder, Dtype::F16, scratch.path());
+        let found = run(&mut load(scratch.path(), &options(), Options::default()), 0, &prompt, 5);
+        let is_near = worst_difference(&found, &expected) < 0.15;
+        assert!(is_near || has_experts(&folder.file_name().expect("a name").to_string_lossy()), "{}", folder.display());
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_said() {
+    let folder = &fixtures()[0];
+    let error = try_load(folder, &options(), Options { memory_bytes: 1 << 16, ..Options::default() });
+    let error = error.err().expect("64 KiB are too few").to_string();
+    assert!(error.contains("GPU memory"), "{error}");
+}
