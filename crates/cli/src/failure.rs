@@ -137,6 +137,7 @@ impl Failure {
             Engine::Config(_) => (Kind::Input, known.as_str()),
             Engine::PromptTooLong { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
             Engine::InvalidArgument(_) => (Kind::Usage, "`--help` after the verb lists its flags"),
+            Engine::Device(ref error) => gpu_advice(error),
             Engine::Refused(_) => {
                 (Kind::Usage, "say it in roles that the template knows, or pass --raw to use no template")
             }
@@ -178,6 +179,19 @@ impl Failure {
             "hint": self.hint,
             "exit_code": self.kind.exit_code(),
         } })
+    }
+}
+
+/// What a GPU's error means, and what to do next.
+fn gpu_advice(error: &netweight_kernels_cuda::Error) -> (Kind, &'static str) {
+    use netweight_kernels_cuda::Error as Gpu;
+    match error {
+        Gpu::NoDevice(_) | Gpu::Unsupported(_) => (Kind::Usage, "pass --device cpu to run it on the CPU"),
+        Gpu::OutOfMemory { .. } => {
+            (Kind::Io, "give it less --context, let weights stream in with --gpu-memory, or pass --device cpu")
+        }
+        Gpu::CacheFull { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
+        _ => (Kind::Io, "run it again; if that fails too, pass --device cpu, and please report it"),
     }
 }
 

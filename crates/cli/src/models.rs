@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use netweight_engine::{CpuDecoder, Interrupt, LoadOptions, LoadReport, Store, Tokenizer};
+use netweight_engine::{AnyDecoder, Interrupt, LoadOptions, LoadReport, Store, Tokenizer};
 use netweight_kernels_cpu::Precision;
 use netweight_layout::Layout;
 use netweight_pack::Progress;
@@ -15,13 +15,38 @@ use crate::failure::{Failure, Kind};
 use crate::ui::Ui;
 use crate::units::{bytes, duration};
 
+/// What computes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// What computes: auto, cpu, cuda or cuda:N; auto is the first NVIDIA GPU where there is one, else the CPU.
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
+    pub device: DeviceChoice,
+    /// Memory of the GPU that weights may take; the rest streams in from the host [default: all that is free].
+    #[arg(long, value_name = "SIZE", value_parser = crate::args::parse_bytes)]
+    pub gpu_memory: Option<u64>,
+}
+
+/// `auto`, `cpu`, `cuda`, `cuda:1`
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    match text.split_once(':') {
+        None if text == "auto" => Ok(DeviceChoice::Auto),
+        None if text == "cpu" => Ok(DeviceChoice::Cpu),
+        None if text == "cuda" => Ok(DeviceChoice::Cuda(0)),
+        Some(("cuda", number)) => number.parse().map(DeviceChoice::Cuda).map_err(|_| "cuda:N has a number".to_owned()),
+        _ => Err("a device is auto, cpu, cuda or cuda:N".to_owned()),
+    }
+}
+
 /// How to run a model.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {
-    /// Threads; 0 for as many as the machine runs at once.
+    /// What computes.
+    #[command(flatten)]
+    pub where_to: DeviceArgs,
+    /// Threads of the CPU; 0 for as many as the machine runs at once.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
     pub threads: u16,
-    /// How bf16 weights lie in memory; the logits are the same [default: the fastest exact layout of this CPU].
+    /// How bf16 weights lie in memory; the logits are the same [default: the fastest exact one of the device].
     #[arg(long, value_enum, value_name = "LAYOUT")]
     pub layout: Option<LayoutArg>,
     /// What activations are rounded to where they enter a linear layer [default: bf16 for bf16 weights, else f32].
@@ -36,6 +61,8 @@ impl ModelArgs {
     /// As options of the engine.
     pub fn options(&self) -> LoadOptions {
         LoadOptions {
+            device: self.where_to.device,
+            gpu_memory: self.where_to.gpu_memory,
             n_threads: usize::from(self.threads),
             layout: self.layout.map(|layout| layout.0),
             precision: self.activations.map(|precision| precision.0),
@@ -91,7 +118,7 @@ pub struct Loaded {
     /// Where its files are.
     pub store: Store,
     /// The model.
-    pub decoder: CpuDecoder,
+    pub decoder: AnyDecoder,
 }
 
 /// Opens the model at `path`.
@@ -109,7 +136,7 @@ pub fn open(path: &Path) -> Result<Store, Failure> {
 pub fn load_from(store: Store, options: &LoadOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
     let bar = Bar::new(ui, "load");
     bar.start(store.original_bytes());
-    let decoder = CpuDecoder::load(&store, options, interrupt, &|n_bytes| bar.advance(n_bytes));
+    let decoder = AnyDecoder::load(&store, options, interrupt, &|n_bytes| bar.advance(n_bytes));
     let decoder = decoder.map_err(|error| Failure::running(error).at(store.path()))?;
     Ok(Loaded { store, decoder })
 }
@@ -139,15 +166,23 @@ pub fn read_text(path: &PathBuf) -> Result<String, Failure> {
 /// One line about a load.
 pub fn loaded_line(report: &LoadReport) -> String {
     let layouts: Vec<&str> = report.layouts.iter().map(|(layout, _)| layout.name()).collect();
+    let streamed = match report.streamed_bytes {
+        0 => String::new(),
+        n_bytes => format!(", of which {} stay in the host's and stream in", bytes(n_bytes)),
+    };
+    let device = match report.n_threads {
+        0 => report.isa.clone(),
+        n => format!("{} with {}", report.isa, crate::units::counted(n as u64, "thread")),
+    };
     format!(
-        "{:.2} M weights as {}, {:.2} bits each, {} in memory, loaded in {}; {} with {}",
+        "{:.2} M weights as {}, {:.2} bits each, {} in memory{}, loaded in {}; {}",
         report.n_weights as f64 / 1e6,
         layouts.join(" and "),
         report.bits_per_weight(),
         bytes(report.matrix_bytes),
+        streamed,
         duration(report.seconds),
-        report.isa,
-        crate::units::counted(report.n_threads as u64, "thread"),
+        device,
     )
 }
 
@@ -162,6 +197,7 @@ pub fn loaded_json(report: &LoadReport) -> Value {
         "seconds": report.seconds,
         "n_threads": report.n_threads,
         "isa": report.isa,
+        "streamed_bytes": report.streamed_bytes,
         "activations": if report.precision == Precision::Bf16 { "bf16" } else { "f32" },
     })
 }

@@ -50,12 +50,15 @@ mod cpu;
 
 mod cuda;
 
+mod any;
+
 mod chat;
 
 mod sampler;
 
 mod generate;
 
+pub use any::AnyDecoder;
 pub use chat::{ChatTemplate, Message, Rendering, plain_prompt};
 pub use cpu::CpuDecoder;
 pub use cuda::CudaDecoder;

@@ -40,6 +40,8 @@ pub struct LoadOptions {
     pub n_slots: usize,
     /// Tokens that run together at most; `None`: 256 on the CPU, 2048 on a GPU.
     pub max_batch_tokens: Option<usize>,
+    /// Bytes of a GPU's memory that weights may take; what is more streams in from the host. `None`: what is free.
+    pub gpu_memory: Option<u64>,
     /// Instruction set of the CPU; `None`: the fastest, or what `NETWEIGHT_ISA` names.
     pub isa: Option<Isa>,
 }
@@ -60,6 +62,7 @@ impl Default for LoadOptions {
             max_positions: None,
             n_slots: 1,
             max_batch_tokens: None,
+            gpu_memory: None,
             isa: None,
         }
     }

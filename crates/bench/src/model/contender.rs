@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cpu_time::ProcessTime;
 use netweight_engine::decoder::{Batch, Place};
-use netweight_engine::{CpuDecoder, Decoder, Interrupt, Layout, Store};
+use netweight_engine::{AnyDecoder, Decoder, Interrupt, Layout, Store};
 use netweight_model::{Gated, Mlp, MlpWeights, Part, Spec, Tensor};
 
 use crate::model::options::ModelOptions;
@@ -16,7 +16,7 @@ use crate::stats::Timing;
 pub(crate) struct Contender {
     /// The layout that most weights have, which is the one asked for where the checkpoint is bf16.
     pub(crate) layout: Layout,
-    pub(crate) decoder: CpuDecoder,
+    pub(crate) decoder: AnyDecoder,
     interrupt: Interrupt,
     logits: Vec<f32>,         // (n_slots, vocab)
     sequences: Vec<Sequence>, // (n_slots)
@@ -36,7 +36,7 @@ impl Contender {
     /// Those of the engine.
     pub(crate) fn load(store: &Store, options: &ModelOptions, layout: Option<Layout>) -> Result<Contender, Error> {
         let interrupt = Interrupt::new();
-        let decoder = CpuDecoder::load(store, &options.engine(layout), &interrupt, &|_| ())?;
+        let decoder = AnyDecoder::load(store, &options.engine(layout), &interrupt, &|_| ())?;
         let most = decoder.report().layouts.iter().max_by_key(|row| row.1);
         let layout = most.map(|row| row.0).or(layout).unwrap_or(Layout::Bf16);
         let n_slots = options.max_batch();

@@ -183,7 +183,7 @@ impl Round<'_> {
 
 /// What the model at `path` makes of the prompt, and how it lay in memory.
 fn continued(path: &Path, layout: Option<Layout>, ui: &Ui) -> Result<(String, String), Failure> {
-    let options = LoadOptions { layout, ..LoadOptions::default() };
+    let options = LoadOptions { device: DeviceChoice::Cpu, layout, ..LoadOptions::default() };
     let loaded = models::load_from(models::open(path)?, &options, &Interrupt::new(), ui)?;
     let how = format!("{:.2} bits a weight", loaded.decoder.report().bits_per_weight());
     let tokenizer = models::tokenizer(&loaded.store, loaded.decoder.vocab_size())?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use netweight_engine::LoadOptions;
 use netweight_pack::{Progress, VerifyOptions, VerifyReport, verify};
 
 use crate::bar::Bar;
@@ -31,6 +32,9 @@ pub struct Args {
     /// Run the model on this text, from raw and from compressed weights, and compare the bits of all logits instead.
     #[arg(long, value_name = "PROMPT")]
     pub logits: Option<String>,
+    /// What computes the logits.
+    #[command(flatten)]
+    pub where_to: crate::models::DeviceArgs,
     /// Threads; 0 for as many as the machine runs at once.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
     pub threads: u16,
@@ -45,7 +49,14 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         std::fs::metadata(original).map_err(|error| Failure::io(original, error))?;
     }
     if let Some(prompt) = &args.logits {
-        return verify_logits::run(&args.archive, args.against.as_deref(), prompt, usize::from(args.threads), ui);
+        let options = LoadOptions {
+            device: args.where_to.device,
+            gpu_memory: args.where_to.gpu_memory,
+            n_threads: usize::from(args.threads),
+            n_slots: 3,
+            ..LoadOptions::default()
+        };
+        return verify_logits::run(&args.archive, args.against.as_deref(), prompt, &options, ui);
     }
     let options = VerifyOptions { threads: usize::from(args.threads), against: args.against.clone() };
     let bar = WithoutNotes(Bar::new(ui, "verify"));

@@ -176,6 +176,7 @@ fn place(
     let buffers = 24 * plan.max_tokens * widths(spec); // f32 and bf16, generously
     let free_bytes = device.free_bytes()?;
     let room = (free_bytes as u64).saturating_sub(MARGIN_BYTES.min(free_bytes as u64 / 16) + buffers as u64);
+    let room = room.min(options.gpu_memory.unwrap_or(u64::MAX));
     let sizes: Vec<Candidate> = candidates.iter().map(|(_, candidate)| *candidate).collect();
     let streams = choose_streamed(&sizes, room).ok_or_else(|| {
         let wanted = sizes.iter().map(|candidate| candidate.bytes).sum::<u64>() as usize;

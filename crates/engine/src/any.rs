@@ -1,0 +1,109 @@
+//! A model on whatever computes: [`AnyDecoder`] is the CPU's or a GPU's decoder, chosen when it is loaded.
+
+use netweight_kernels_cuda::driver;
+use netweight_model::Spec;
+
+use crate::decoder::{Batch, Decoder};
+use crate::options::{DeviceChoice, LoadOptions, LoadReport};
+use crate::store::Store;
+use crate::{CpuDecoder, CudaDecoder, Interrupt, Result};
+
+/// A model, ready to run.
+pub enum AnyDecoder {
+    /// On the CPU.
+    Cpu(Box<CpuDecoder>),
+    /// On an NVIDIA GPU.
+    Cuda(Box<CudaDecoder>),
+}
+
+impl DeviceChoice {
+    /// What [`DeviceChoice::Auto`] stands for here: the first GPU that can be used, where there is one.
+    #[must_use]
+    pub fn resolve(self) -> DeviceChoice {
+        match (self, driver::devices()) {
+            (DeviceChoice::Auto, Ok(gpus)) => {
+                let usable = gpus.iter().position(|gpu| driver::check(gpu).is_ok());
+                usable.map_or(DeviceChoice::Cpu, DeviceChoice::Cuda)
+            }
+            (DeviceChoice::Auto, Err(_)) => DeviceChoice::Cpu,
+            (chosen, _) => chosen,
+        }
+    }
+}
+
+impl AnyDecoder {
+    /// Loads a model to the device of `options`. `progress` hears of source bytes done.
+    ///
+    /// # Errors
+    /// Those of [`CpuDecoder::load`] and [`CudaDecoder::load`]. A GPU that fails is an error: nothing falls back.
+    pub fn load(
+        store: &Store,
+        options: &LoadOptions,
+        interrupt: &Interrupt,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<AnyDecoder> {
+        match options.device.resolve() {
+            DeviceChoice::Cuda(ordinal) => {
+                let device = driver::open(ordinal as u32)?;
+                let decoder = CudaDecoder::load(store, &device, options, interrupt, progress)?;
+                Ok(AnyDecoder::Cuda(Box::new(decoder)))
+            }
+            _ => Ok(AnyDecoder::Cpu(Box::new(CpuDecoder::load(store, options, interrupt, progress)?))),
+        }
+    }
+
+    /// What loading did.
+    pub fn report(&self) -> &LoadReport {
+        match self {
+            AnyDecoder::Cpu(decoder) => decoder.report(),
+            AnyDecoder::Cuda(decoder) => decoder.report(),
+        }
+    }
+
+    /// The model's declaration.
+    pub fn spec(&self) -> &Spec {
+        match self {
+            AnyDecoder::Cpu(decoder) => decoder.spec(),
+            AnyDecoder::Cuda(decoder) => decoder.spec(),
+        }
+    }
+
+    /// Goes on with another number of threads of the CPU; a GPU's has none.
+    ///
+    /// # Errors
+    /// As [`CpuDecoder::set_threads`].
+    pub fn set_threads(&mut self, n_threads: usize) -> Result<()> {
+        match self {
+            AnyDecoder::Cpu(decoder) => decoder.set_threads(n_threads),
+            AnyDecoder::Cuda(_) => Ok(()),
+        }
+    }
+
+    fn decoder(&self) -> &dyn Decoder {
+        match self {
+            AnyDecoder::Cpu(decoder) => &**decoder,
+            AnyDecoder::Cuda(decoder) => &**decoder,
+        }
+    }
+}
+
+impl Decoder for AnyDecoder {
+    fn vocab_size(&self) -> usize {
+        self.decoder().vocab_size()
+    }
+
+    fn max_positions(&self) -> usize {
+        self.decoder().max_positions()
+    }
+
+    fn max_batch_tokens(&self) -> usize {
+        self.decoder().max_batch_tokens()
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<()> {
+        match self {
+            AnyDecoder::Cpu(decoder) => decoder.forward(batch, interrupt, logits),
+            AnyDecoder::Cuda(decoder) => decoder.forward(batch, interrupt, logits),
+        }
+    }
+}
