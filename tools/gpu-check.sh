@@ -3,6 +3,7 @@
 #
 #   tools/gpu-check.sh --build FOLDER   on the machine that builds: puts test programs, and netweight, into FOLDER
 #   tools/gpu-check.sh FOLDER           on the machine with the GPU: tests, sanitizer, timings, and a table at the end
+#   tools/gpu-check.sh --rehearse       both here, on emulated kernels under a stub of the driver: no timings
 #
 # FOLDER holds this script, tests/ (programs made by `cargo test --no-run`), netweight (the program, if it was built) and
 # models/ (what it is timed on, if anything). Exit status 0 where nothing failed. What is not there is skipped, and the
@@ -22,8 +23,14 @@ import json, sys
 for line in sys.stdin:
     message = json.loads(line) if line.startswith("{") else {}
     if message.get("executable") and message.get("profile", {}).get("test"):
-        print(message["executable"], message["target"]["name"])' |
+        print(message["executable"], message["target"]["name"])
+    if message.get("reason") == "build-script-executed" and "cuda-emulator" in message["package_id"]:
+        print(message["out_dir"] + "/stubs", "stubs")' |
         while read -r path name; do
+            if [ "$name" = stubs ]; then
+                echo "$path" >"$folder/stubs.txt"
+                continue
+            fi
             cp "$path" "$folder/tests/$name"
             strip --strip-debug "$folder/tests/$name" 2>/dev/null || true
         done
@@ -33,7 +40,7 @@ for line in sys.stdin:
     echo "in $folder: $(ls "$folder/tests" | tr '\n' ' ')"
     # An older machine may lack what these need of the C library.
     for path in "$folder"/tests/* "$folder/netweight"; do
-        [ -x "$path" ] && objdump -T "$path" 2>/dev/null | grep -o 'GLIBC_[0-9.]*'
+        { objdump -T "$path" 2>/dev/null | grep -o 'GLIBC_[0-9.]*'; } || true
     done | sort -uV | tail -1 | sed 's/^/needs /'
 }
 
@@ -123,7 +130,7 @@ device_tests() {
 sanitizer() {
     local found tool program
     found=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -1)
-    if [ -z "$found" ]; then
+    if [ -n "${REHEARSAL:-}" ] || [ -z "$found" ]; then
         row 'compute-sanitizer' 'skipped: it is not here'
         return
     fi
@@ -167,6 +174,10 @@ PYTHON
 
 timings() {
     local model
+    if [ -n "${REHEARSAL:-}" ]; then
+        row 'timings' 'skipped: a rehearsal'
+        return
+    fi
     if ! python3 -c 'import torch' 2>/dev/null; then
         row 'bandwidth, by torch' 'skipped: no torch'
     elif run 'bandwidth, by torch' 60 "${bandwidth_program[@]}"; then
@@ -197,7 +208,7 @@ check() {
     { declare -f bandwidth; echo bandwidth; } >"$LOGS/bandwidth.sh"
     bandwidth_program=("bash" "$LOGS/bandwidth.sh")
     machine
-    find_cublas && row 'cuBLAS' 'found' || row 'cuBLAS' 'skipped: it is not here'
+    { [ -n "${REHEARSAL:-}" ] || find_cublas; } && row 'cuBLAS' 'found' || row 'cuBLAS' 'skipped: it is not here'
     device_tests
     sanitizer
     timings
@@ -209,8 +220,20 @@ check() {
     return "$failed"
 }
 
+rehearse() {
+    local folder stubs status
+    folder="$(mktemp -d)"
+    (build "$folder") || return 1
+    stubs="$(cat "$folder/stubs.txt")"
+    LD_LIBRARY_PATH="$stubs/driver:$stubs/blas" REHEARSAL=1 check "$folder"
+    status=$?
+    rm -rf "$folder"
+    return "$status"
+}
+
 case "${1:-}" in
+--rehearse) rehearse ;;
 --build) build "${2:?a folder}" ;;
-'' | -*) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 2 ;;
+'' | -*) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 2 ;;
 *) check "$1" ;;
 esac
