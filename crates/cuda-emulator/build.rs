@@ -15,6 +15,7 @@ fn main() {
         .include(EMULATOR)
         .define("NETWEIGHT_EMULATOR", None)
         .flag("-Wno-unused-function")
+        .flag("-Wno-unknown-pragmas") // `unroll`
         .opt_level(2)
         .compile("netweight-emulator");
     stubs(Path::new(&std::env::var_os("OUT_DIR").expect("cargo sets it")));

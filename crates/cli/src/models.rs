@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use netweight_engine::{CpuDecoder, CpuOptions, Interrupt, LoadReport, Store, Tokenizer};
+use netweight_engine::{CpuDecoder, Interrupt, LoadOptions, LoadReport, Store, Tokenizer};
 use netweight_kernels_cpu::Precision;
 use netweight_layout::Layout;
 use netweight_pack::Progress;
@@ -34,13 +34,13 @@ pub struct ModelArgs {
 
 impl ModelArgs {
     /// As options of the engine.
-    pub fn options(&self) -> CpuOptions {
-        CpuOptions {
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
             n_threads: usize::from(self.threads),
             layout: self.layout.map(|layout| layout.0),
             precision: self.activations.map(|precision| precision.0),
             max_positions: self.context,
-            ..CpuOptions::default()
+            ..LoadOptions::default()
         }
     }
 }
@@ -106,7 +106,7 @@ pub fn open(path: &Path) -> Result<Store, Failure> {
 ///
 /// # Errors
 /// What keeps it from running, in words.
-pub fn load_from(store: Store, options: &CpuOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
+pub fn load_from(store: Store, options: &LoadOptions, interrupt: &Interrupt, ui: &Ui) -> Result<Loaded, Failure> {
     let bar = Bar::new(ui, "load");
     bar.start(store.original_bytes());
     let decoder = CpuDecoder::load(&store, options, interrupt, &|n_bytes| bar.advance(n_bytes));

@@ -34,6 +34,8 @@ u16 f16_of_f32(float value);
     static void NAME##_thread(const ARGS &args)
 #define KERNEL_RESIDENT(NAME, THREADS, BLOCKS, ARGS) KERNEL(NAME, THREADS, ARGS)
 #define INLINE static inline
+#define INLINE_MEMBER inline
+#define UNROLL
 #define __shared__ static thread_local
 #define DYNAMIC_SHARED(TYPE, NAME) TYPE *NAME = static_cast<TYPE *>(emulator::dynamic_shared)
 
@@ -91,6 +93,7 @@ INLINE u16 f16_of(float value) { return emulator::f16_of_f32(value); }
 INLINE float of_f16(u16 value) { return emulator::f32_of_f16(value); }
 
 INLINE U32x4 load_once(const U32x4 *from) { return *from; }
+INLINE U32x4 load_cached(const U32x4 *from) { return *from; }
 INLINE U32x2 load_once(const U32x2 *from) { return *from; }
 
 // Products are exact in double, and so is nearly every sum of 16; one rounding to f32 at the end. GPUs align products

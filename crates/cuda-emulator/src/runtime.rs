@@ -140,7 +140,7 @@ unsafe fn multiply(gemm: &Gemm) {
     for n in 0..gemm.n_rows {
         for row in 0..gemm.rows {
             let products =
-                (0..gemm.cols).map(|k| bf16(gemm.x, n * gemm.x_stride + k) * bf16(gemm.w, row * gemm.cols + k));
+                (0..gemm.cols).map(|k| bf16(gemm.x, n * gemm.x_stride + k) * bf16(gemm.w, row * gemm.w_stride + k));
             let sum = products.sum::<f64>() as f32;
             // SAFETY: the caller's.
             unsafe {

@@ -12,13 +12,13 @@
 //! ```
 //! use std::ops::ControlFlow;
 //! use netweight_engine::{
-//!     ChatTemplate, CpuDecoder, CpuOptions, Event, Generator, Interrupt, Options, Session, Store, Tokenizer,
+//!     ChatTemplate, CpuDecoder, LoadOptions, Event, Generator, Interrupt, Options, Session, Store, Tokenizer,
 //! };
 //!
 //! # let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bookworm"));
 //! let store = Store::open(folder)?;
 //! let interrupt = Interrupt::new(); // a handler of Ctrl-C holds a clone
-//! let decoder = CpuDecoder::load(&store, &CpuOptions::default(), &interrupt, &|_| ())?;
+//! let decoder = CpuDecoder::load(&store, &LoadOptions::default(), &interrupt, &|_| ())?;
 //! let tokenizer = Tokenizer::read(&store)?;
 //! let template = ChatTemplate::read(&store, &tokenizer, None)?;
 //!
@@ -44,6 +44,7 @@ mod text;
 mod store;
 
 mod load;
+mod options;
 
 mod cpu;
 
@@ -54,13 +55,15 @@ mod sampler;
 mod generate;
 
 pub use chat::{ChatTemplate, Message, Rendering, plain_prompt};
-pub use cpu::{CpuDecoder, CpuOptions, DEFAULT_POSITIONS, LoadReport, read_spec};
+pub use cpu::CpuDecoder;
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use generate::{Answer, Event, Generator, Options, Session, Statistics, StopMatcher, StopReason};
 pub use interrupt::Interrupt;
+pub use load::read_spec;
 pub use netweight_kernels_cpu::{Isa, KvType, Precision};
 pub use netweight_layout::Layout;
+pub use options::{DEFAULT_POSITIONS, DeviceChoice, LoadOptions, LoadReport};
 pub use sampler::{Sampler, Sampling};
 pub use store::Store;
 pub use text::{GenerationConfig, SideFiles, TextStream, Tokenizer};

@@ -5,7 +5,7 @@ mod toys;
 use std::ops::ControlFlow;
 
 use netweight_engine::{
-    ChatTemplate, CpuDecoder, CpuOptions, Generator, Interrupt, KvType, Message, Options, Precision, Rendering,
+    ChatTemplate, CpuDecoder, Generator, Interrupt, KvType, LoadOptions, Message, Options, Precision, Rendering,
     Sampling, Session, Store, Tokenizer,
 };
 use toys::bookworm;
@@ -17,13 +17,13 @@ fn store() -> Store {
 }
 
 fn generator() -> Generator<CpuDecoder> {
-    let options = CpuOptions {
+    let options = LoadOptions {
         n_threads: 1,
         precision: Some(Precision::F32),
         kv_type: KvType::F32,
         max_positions: Some(256),
         max_batch_tokens: 7,
-        ..CpuOptions::default()
+        ..LoadOptions::default()
     };
     let decoder = CpuDecoder::load(&store(), &options, &Interrupt::new(), &|_| ()).unwrap();
     Generator::new(decoder, Tokenizer::read(&store()).unwrap()).unwrap()

@@ -5,7 +5,7 @@ mod common;
 
 use common::{CONTEXT_LEN, bits, bookworm, fixtures, forward, load, oracle, rounded, run, worst_difference};
 use netweight_engine::decoder::Place;
-use netweight_engine::{CpuOptions, Isa, KvType, Layout, Precision};
+use netweight_engine::{Isa, KvType, Layout, LoadOptions, Precision};
 use safetensors::Dtype;
 
 /// Largest difference to transformers in float32, in standard deviations of the logits, where nothing is rounded.
@@ -13,13 +13,13 @@ const TOLERANCE: f64 = 1e-4;
 /// The same where activations are rounded to bf16, whose last place is 2^-9, before each linear layer.
 const TOLERANCE_BF16: f64 = 0.15;
 
-fn options() -> CpuOptions {
-    CpuOptions {
+fn options() -> LoadOptions {
+    LoadOptions {
         n_threads: 1,
         n_slots: 3,
         kv_type: KvType::F32,
         max_positions: Some(CONTEXT_LEN),
-        ..CpuOptions::default()
+        ..LoadOptions::default()
     }
 }
 
@@ -29,7 +29,7 @@ fn the_logits_of_transformers() {
         let (prompt, expected) = oracle(&folder, "prompt", "prompt_logits");
         let name = folder.file_name().expect("a name").to_string_lossy();
         for isa in Isa::available() {
-            let mut model = load(&folder, &CpuOptions { isa: Some(isa), ..options() });
+            let mut model = load(&folder, &LoadOptions { isa: Some(isa), ..options() });
             let found = run(&mut model, 0, &prompt, 99);
             let worst = worst_difference(&found, &expected);
             println!("{name:20} {isa:?} {worst:.1e}");
@@ -39,7 +39,7 @@ fn the_logits_of_transformers() {
         if name.starts_with("mixtral") || name.starts_with("qwen3_moe") {
             continue;
         }
-        let mut model = load(&folder, &CpuOptions { precision: Some(Precision::Bf16), ..options() });
+        let mut model = load(&folder, &LoadOptions { precision: Some(Precision::Bf16), ..options() });
         let worst = worst_difference(&run(&mut model, 0, &prompt, 99), &expected);
         println!("{name:20} bf16 activations {worst:.1e}");
         assert!(worst <= TOLERANCE_BF16 && worst > 0.0, "{name} with activations in bf16: {worst:.1e}");
@@ -56,13 +56,13 @@ fn the_same_bits_whatever_the_way() {
         rounded(&folder, Dtype::BF16, scratch.path());
         for precision in [Precision::Bf16, Precision::F32] {
             let precision = Some(precision);
-            let scalar = CpuOptions { isa: Some(Isa::scalar()), layout: Some(Layout::Bf16), precision, ..options() };
+            let scalar = LoadOptions { isa: Some(Isa::scalar()), layout: Some(Layout::Bf16), precision, ..options() };
             let expected = bits(&run(&mut load(scratch.path(), &scalar), 0, &prompt, 99));
             for isa in Isa::available() {
                 for (layout, n_threads) in
                     [(Layout::Bf16, 2), (Layout::Exact11, 1), (Layout::Exact12, 3), (Layout::F32, 2)]
                 {
-                    let how = CpuOptions { isa: Some(isa), layout: Some(layout), precision, n_threads, ..options() };
+                    let how = LoadOptions { isa: Some(isa), layout: Some(layout), precision, n_threads, ..options() };
                     let mut model = load(scratch.path(), &how);
                     for (slot, step) in [(0, 99), (1, 1), (2, 7)] {
                         let found = bits(&run(&mut model, slot, &prompt, step));
@@ -81,7 +81,7 @@ fn sequences_do_not_touch_each_other() {
     for folder in fixtures() {
         let (first, _) = oracle(&folder, "batch_0", "batch_0_logits");
         let (second, _) = oracle(&folder, "batch_1", "batch_1_logits");
-        let mut model = load(&folder, &CpuOptions { n_threads: 2, ..options() });
+        let mut model = load(&folder, &LoadOptions { n_threads: 2, ..options() });
         let vocab = run(&mut model, 0, &first, 99).len() / first.len();
         let alone = [run(&mut model, 0, &first, 99), run(&mut model, 0, &second, 99)];
         let split = first.len() - 1;
@@ -103,7 +103,7 @@ fn half_precision_weights() {
         let (prompt, expected) = oracle(&folder, "prompt", "prompt_logits");
         let scratch = tempfile::tempdir().expect("a folder");
         rounded(&folder, Dtype::F16, scratch.path());
-        let scalar = CpuOptions { isa: Some(Isa::scalar()), layout: Some(Layout::F32), ..options() };
+        let scalar = LoadOptions { isa: Some(Isa::scalar()), layout: Some(Layout::F32), ..options() };
         let widened = run(&mut load(scratch.path(), &scalar), 0, &prompt, 99);
         let found = run(&mut load(scratch.path(), &options()), 0, &prompt, 5);
         assert!(bits(&found) == bits(&widened), "{}", folder.display());
@@ -121,7 +121,7 @@ fn the_bundled_model_writes_what_it_wrote() {
         261, 688, 579, 14, 277, 265, 1580, 317, 777, 16, 442, 1580, 317, 777, 14, 277, 265, 1580,
     ];
     for precision in [Precision::F32, Precision::Bf16] {
-        let mut model = load(&bookworm(), &CpuOptions { precision: Some(precision), ..CpuOptions::default() });
+        let mut model = load(&bookworm(), &LoadOptions { precision: Some(precision), ..LoadOptions::default() });
         let mut tokens = PROMPT.to_vec();
         let mut logits = run(&mut model, 0, &tokens, 99);
         while tokens.len() < PROMPT.len() + EXPECTED.len() {

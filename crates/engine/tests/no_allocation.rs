@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{bookworm, fixtures, load};
 use netweight_engine::decoder::{Batch, Place};
-use netweight_engine::{CpuDecoder, CpuOptions, Decoder, Interrupt, Isa, KvType, Layout, Precision};
+use netweight_engine::{CpuDecoder, Decoder, Interrupt, Isa, KvType, Layout, LoadOptions, Precision};
 
 /// Counts and passes on to the system.
 struct Counting;
@@ -73,8 +73,8 @@ fn prepare(model: &CpuDecoder, runs: &[Run], wants_all: bool) -> Prepared {
 const N_ROUNDS: usize = 5;
 
 /// Runs all passes once to wake every thread, and then again.
-fn check(path: &Path, options: &CpuOptions) {
-    let options = CpuOptions { n_slots: 5, max_positions: Some(MAX_POSITIONS), max_batch_tokens: 32, ..*options };
+fn check(path: &Path, options: &LoadOptions) {
+    let options = LoadOptions { n_slots: 5, max_positions: Some(MAX_POSITIONS), max_batch_tokens: 32, ..*options };
     let mut model = load(path, &options);
     let passes = PASSES.iter().enumerate().map(|(idx, runs)| prepare(&model, runs, idx % 2 == 1));
     let mut passes: Vec<Prepared> = passes.collect();
@@ -100,15 +100,15 @@ fn a_forward_pass_allocates_nothing() {
     drop(std::hint::black_box(vec![1u8; 100]));
     assert!(N_ALLOCATIONS.load(Ordering::SeqCst) > before, "allocations are not counted");
 
-    let options = CpuOptions { n_threads: 2, ..CpuOptions::default() };
+    let options = LoadOptions { n_threads: 2, ..LoadOptions::default() };
     for layout in [Layout::Exact11, Layout::Exact12, Layout::Bf16] {
-        let options = CpuOptions { layout: Some(layout), ..options };
+        let options = LoadOptions { layout: Some(layout), ..options };
         check(&bookworm(), &options);
-        let others = CpuOptions { n_threads: 1, precision: Some(Precision::F32), kv_type: KvType::F32, ..options };
+        let others = LoadOptions { n_threads: 1, precision: Some(Precision::F32), kv_type: KvType::F32, ..options };
         check(&bookworm(), &others);
     }
     for isa in Isa::available() {
-        check(&bookworm(), &CpuOptions { isa: Some(isa), ..options });
+        check(&bookworm(), &LoadOptions { isa: Some(isa), ..options });
     }
     // Experts, windows, softcaps, norms and rotations of all kinds.
     fixtures().iter().for_each(|folder| check(folder, &options));

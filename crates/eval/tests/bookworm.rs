@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use netweight_engine::{CpuDecoder, CpuOptions, Interrupt, Layout, Precision, Store, Tokenizer};
+use netweight_engine::{CpuDecoder, Interrupt, Layout, LoadOptions, Precision, Store, Tokenizer};
 use netweight_eval::{Windows, compare, perplexity};
 
 /// transformers 5.23 in float32, and in bfloat16: windows of 256 inputs, 17 484 tokens predicted.
@@ -13,7 +13,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-fn load(options: &CpuOptions) -> CpuDecoder {
+fn load(options: &LoadOptions) -> CpuDecoder {
     let store = Store::open(&root().join("models/bookworm")).expect("the bundled model");
     CpuDecoder::load(&store, options, &Interrupt::new(), &|_| ()).expect("a model that loads")
 }
@@ -29,7 +29,7 @@ fn the_perplexity_of_transformers() {
     let (tokens, windows) = (tokens(), Windows { n_inputs: 256 });
     assert_eq!(tokens.len(), 17_485);
     for (precision, expected, tolerance) in [(Precision::F32, FLOAT32, 1e-5), (Precision::Bf16, BFLOAT16, 1e-3)] {
-        let mut model = load(&CpuOptions { precision: Some(precision), ..CpuOptions::default() });
+        let mut model = load(&LoadOptions { precision: Some(precision), ..LoadOptions::default() });
         let found = perplexity(&mut model, &tokens, windows, &Interrupt::new(), &mut |_, _| ()).expect("a score");
         assert_eq!(found.n_predicted, 17_484);
         let error = (found.value() / expected - 1.0).abs();
@@ -42,7 +42,7 @@ fn the_perplexity_of_transformers() {
 fn a_model_is_at_no_distance_from_itself_and_at_some_from_another() {
     let (tokens, windows) = (&tokens()[..1500], Windows { n_inputs: 256 });
     let how = |layout: Layout, precision: Precision| {
-        load(&CpuOptions { layout: Some(layout), precision: Some(precision), ..CpuOptions::default() })
+        load(&LoadOptions { layout: Some(layout), precision: Some(precision), ..LoadOptions::default() })
     };
     let mut base = how(Layout::Bf16, Precision::Bf16);
     let mut same = how(Layout::Exact12, Precision::Bf16);
@@ -57,7 +57,7 @@ fn a_model_is_at_no_distance_from_itself_and_at_some_from_another() {
 
 #[test]
 fn what_cannot_be_scored_is_refused() {
-    let mut model = load(&CpuOptions { max_positions: Some(64), ..CpuOptions::default() });
+    let mut model = load(&LoadOptions { max_positions: Some(64), ..LoadOptions::default() });
     let mut score = |tokens: &[u32], n_inputs: usize| {
         perplexity(&mut model, tokens, Windows { n_inputs }, &Interrupt::new(), &mut |_, _| ())
             .map(|found| found.n_predicted)

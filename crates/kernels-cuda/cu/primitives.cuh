@@ -25,6 +25,8 @@ struct alignas(16) F32x4 { float x, y, z, w; };
 #define KERNEL_RESIDENT(NAME, THREADS, BLOCKS, ARGS) \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ ARGS args)
 #define INLINE static __device__ __forceinline__
+#define INLINE_MEMBER __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
 // The shared memory that a launch asked for.
 #define DYNAMIC_SHARED(TYPE, NAME) \
     extern __shared__ U32x4 netweight_shared[]; \
@@ -85,6 +87,13 @@ INLINE U32x4 load_once(const U32x4 *from) {
                  : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(from));
     return out;
 }
+// Activations are read by many.
+INLINE U32x4 load_cached(const U32x4 *from) {
+    U32x4 out;
+    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(from));
+    return out;
+}
 INLINE U32x2 load_once(const U32x2 *from) {
     U32x2 out;
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(out.x), "=r"(out.y) : "l"(from));
@@ -120,13 +129,11 @@ INLINE float warp_max(float value) {
     return value;
 }
 
-// The sum over a block of whole warps, the same in every thread: each warp's, then those of warps 0, 1, ... in order.
+// The sum over a block of whole warps, the same in every thread: each warp's, then those as one warp's, the rest 0.
 // `scratch` has room for 32 floats and may be used again after the caller's next sync_threads().
 INLINE float block_sum(float value, float *scratch) {
     value = warp_sum(value);
     if (lane_idx() == 0) scratch[warp_idx()] = value;
     sync_threads();
-    float sum = 0.0f;
-    for (u32 warp = 0; warp < n_threads() / 32; warp++) sum += scratch[warp];
-    return sum;
+    return warp_sum(lane_idx() < n_threads() / 32 ? scratch[lane_idx()] : 0.0f);
 }

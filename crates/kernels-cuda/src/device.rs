@@ -117,11 +117,21 @@ impl Device {
     /// What the kernel does with the memory that `args` points to must be right.
     #[allow(clippy::missing_errors_doc)]
     pub(crate) unsafe fn launch<A: Args>(&self, args: &A, grid: Grid) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_on(Stream::Compute, args, grid) }
+    }
+
+    /// Launches a kernel on a stream.
+    ///
+    /// # Safety
+    /// As [`Device::launch`].
+    #[allow(clippy::missing_errors_doc)]
+    pub(crate) unsafe fn launch_on<A: Args>(&self, stream: Stream, args: &A, grid: Grid) -> Result<()> {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
         // SAFETY: the caller's.
-        unsafe { self.runtime.launch(Stream::Compute, A::KERNEL, grid, bytemuck::bytes_of(args)) }
+        unsafe { self.runtime.launch(stream, A::KERNEL, grid, bytemuck::bytes_of(args)) }
     }
 }
 

@@ -5,6 +5,7 @@
 //! Runtime                        what launching needs: the driver's, or the emulator's in tests
 //! driver::{devices, open}        real GPUs
 //! Device, Memory, Pinned         a GPU, and memory with owners
+//! layout, Loader, Matrix         how weights lie in its memory, and how they get there
 //! launch::*                      one safe function for each kernel, which checks lengths
 //! twin::*                        what each kernel computes, in scalar Rust
 //! ```
@@ -24,7 +25,17 @@ mod device;
 #[allow(unsafe_code)]
 pub mod launch;
 
+pub mod layout;
+mod matrix;
+#[allow(unsafe_code)]
+mod slots;
 pub mod twin;
+#[allow(unsafe_code)]
+mod wide;
 
 pub use device::{Device, Memory, Pinned};
 pub use error::{Error, Result};
+pub use layout::Layout;
+pub use matrix::{HostMatrix, Loader, Matrix, View};
+pub use slots::Slots;
+pub use wide::{WideKind, WideMatrix};

@@ -57,8 +57,10 @@ pub struct Gemm {
     pub x: u64,
     /// Elements from one row of `x` to the next.
     pub x_stride: usize,
-    /// (rows, cols) of bf16.
+    /// (rows, cols) of bf16, rows `w_stride` apart.
     pub w: u64,
+    /// Elements from one row of `w` to the next.
+    pub w_stride: usize,
     /// (n_rows, rows) of f32, rows `out_stride` apart.
     pub out: u64,
     /// Elements from one row of `out` to the next.

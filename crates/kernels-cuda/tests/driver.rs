@@ -321,7 +321,18 @@ fn multiply() -> Result<(), Error> {
     };
     let ones = vec![1.0f32; n_rows * out_stride];
     let [x_dev, w_dev, out_dev] = [address(bytes_of(&x))?, address(bytes_of(&w))?, address(bytes_of(&ones))?];
-    let gemm = Gemm { x: x_dev, x_stride, w: w_dev, out: out_dev, out_stride, n_rows, rows, cols, adds: false };
+    let gemm = Gemm {
+        x: x_dev,
+        x_stride,
+        w: w_dev,
+        w_stride: cols,
+        out: out_dev,
+        out_stride,
+        n_rows,
+        rows,
+        cols,
+        adds: false,
+    };
     if driver.begin_capture().is_ok() {
         // SAFETY: nothing is multiplied.
         let first = unsafe { driver.gemm(gemm) };

@@ -2,22 +2,77 @@
 
 mod common;
 
-use netweight_kernels_cuda::launch;
+use netweight_kernels_cuda::launch::{self, Buffer, Heads};
 use netweight_kernels_cuda::twin;
+
+/// (rows, columns that are normed, columns of buffers)
+const SIZES: [(usize, usize, usize); 6] =
+    [(1, 1, 1), (3, 64, 64), (2, 257, 260), (5, 1000, 1001), (1, 2052, 2052), (2, 4099, 4099)];
 
 #[test]
 fn rms_norm() {
     let mut random = common::random();
     for device in common::devices() {
-        for (n_rows, width) in [(1, 1), (3, 64), (2, 257), (5, 1000)] {
-            let x = common::normal(&mut random, n_rows * width, 3.0);
+        for (n_rows, width, stride) in SIZES {
+            let x = common::normal(&mut random, n_rows * stride, 3.0);
             let weight = common::normal(&mut random, width, 1.0);
-            let mut out = common::buffer(&device, width, &vec![f32::NAN; n_rows * width]);
-            let x_on_device = common::buffer(&device, width, &x);
+            let mut expected = vec![f32::NAN; n_rows * stride];
+            let mut out = common::buffer(&device, stride, &expected);
+            let x_on_device = common::buffer(&device, stride, &x);
             let weight_on_device = device.upload(&weight).expect("memory");
             launch::rms_norm(&x_on_device, n_rows, &weight_on_device, 1e-5, &mut out).expect("a launch");
-            let expected: Vec<f32> = x.chunks(width).flat_map(|x| twin::rms_norm(x, &weight, 1e-5)).collect();
-            assert_eq!(common::bits(&common::values(&out)), common::bits(&expected), "{n_rows} x {width}");
+            for (expected, x) in expected.chunks_mut(stride).zip(x.chunks(stride)) {
+                expected[..width].copy_from_slice(&twin::rms_norm(&x[..width], &weight, 1e-5));
+            }
+            assert_eq!(common::bits(&common::values(&out)), common::bits(&expected), "{n_rows} x {width} of {stride}");
+        }
+    }
+}
+
+#[test]
+fn add_rms_norm_is_add_then_rms_norm() {
+    let mut random = common::random();
+    for device in common::devices() {
+        for (n_rows, width, stride) in SIZES {
+            let hidden = common::normal(&mut random, n_rows * stride, 3.0);
+            let delta = common::buffer(&device, stride + 3, &common::normal(&mut random, n_rows * (stride + 3), 1.0));
+            let weight = device.upload(&common::normal(&mut random, width, 1.0)).expect("memory");
+            let buffer = |values: &[f32]| common::buffer(&device, stride, values);
+            let run = |is_fused: bool| {
+                let (mut hidden, mut out) = (buffer(&hidden), buffer(&vec![1.0; n_rows * stride]));
+                if is_fused {
+                    launch::add_rms_norm(&delta, &mut hidden, n_rows, &weight, 1e-6, &mut out).expect("a launch");
+                } else {
+                    launch::add(&delta, n_rows, width, &mut hidden).expect("a launch");
+                    launch::rms_norm(&hidden, n_rows, &weight, 1e-6, &mut out).expect("a launch");
+                }
+                [hidden, out].map(|buffer: Buffer| common::bits(&common::values(&buffer)))
+            };
+            assert_eq!(run(true), run(false), "{n_rows} x {width} of {stride}");
+        }
+    }
+}
+
+#[test]
+fn head_norm() {
+    let mut random = common::random();
+    for device in common::devices() {
+        for (n_rows, col, n_heads, head_dim) in
+            [(1, 0, 1, 2), (3, 5, 3, 64), (7, 64, 2, 80), (2, 1, 9, 128), (2, 0, 1, 512)]
+        {
+            let (heads, stride) = (Heads { col, n_heads, head_dim }, col + n_heads * head_dim + 3);
+            let mut expected = common::normal(&mut random, n_rows * stride, 3.0);
+            expected[col] = f32::INFINITY;
+            let weight = common::normal(&mut random, head_dim, 1.0);
+            let mut x = common::buffer(&device, stride, &expected);
+            let weight_on_device = device.upload(&weight).expect("memory");
+            launch::head_norm(&mut x, n_rows, heads, &weight_on_device, 1e-6).expect("a launch");
+            for row in expected.chunks_mut(stride) {
+                for head in row[col..][..heads.width()].chunks_mut(head_dim) {
+                    head.copy_from_slice(&twin::head_norm(head, &weight, 1e-6));
+                }
+            }
+            assert_eq!(common::bits(&common::values(&x)), common::bits(&expected), "{n_rows} x {heads:?}");
         }
     }
 }

@@ -5,8 +5,8 @@
 //! Next in the flow: forward.rs.
 
 use crate::error::Result;
-use crate::spec::{Activation, Attention};
-use crate::weights::Part;
+use crate::spec::{Activation, Attention, Routed};
+use crate::weights::{Gated, Part};
 
 /// A token's place: its sequence and where it stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,17 @@ pub struct Room {
     pub n_positions: usize,
 }
 
+/// Experts of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts<'a, M> {
+    /// How rows are sent to them.
+    pub routed: &'a Routed,
+    /// (n_experts, hidden)
+    pub router: &'a Part<M>,
+    /// (n_experts)
+    pub experts: &'a [Gated<M>],
+}
+
 /// The operations of a forward pass.
 ///
 /// Buffers are `(rows, width)` of f32, or of whatever the backend computes with; the model never looks inside but
@@ -90,6 +101,48 @@ pub trait Backend {
     /// `out[.., out_col..out_col + rows] = W x (+ bias)` for each part; `x` has the matrices' `cols` columns or more.
     /// The backend may round `x` first, the same way whatever the matrices' layouts.
     fn linear(&mut self, x: &Self::Buffer, n_rows: usize, parts: &[Part<Self::Linear>], out: &mut Self::Buffer);
+
+    /// `out += W x (+ bias)`. `scratch` has the matrix's `rows` columns or more, and any content then.
+    fn linear_add(
+        &mut self,
+        x: &Self::Buffer,
+        n_rows: usize,
+        part: &Part<Self::Linear>,
+        width: usize, // the matrix's rows
+        scratch: &mut Self::Buffer,
+        out: &mut Self::Buffer,
+    ) {
+        self.linear(x, n_rows, std::slice::from_ref(part), scratch);
+        self.add(scratch, n_rows, width, out);
+    }
+
+    /// `out = activation(gate x) * up x`. `scratch` has twice the width and any content then.
+    fn gated_linear(
+        &mut self,
+        x: &Self::Buffer,
+        n_rows: usize,
+        gate_up: &[Part<Self::Linear>],
+        (activation, width): (Activation, usize),
+        scratch: &mut Self::Buffer,
+        out: &mut Self::Buffer,
+    ) {
+        self.linear(x, n_rows, gate_up, scratch);
+        self.gate(activation, scratch, n_rows, width, out);
+    }
+
+    /// Routes each row and sums what its experts make of it to `out`, as [`Model::forward`](crate::Model::forward) does
+    /// with the operations of this trait; `false` where it is to do so.
+    fn experts(
+        &mut self,
+        x: &Self::Buffer,
+        n_rows: usize,
+        experts: &Experts<Self::Linear>,
+        scratch: [&mut Self::Buffer; 2], // twice the width of an expert; the width
+        out: &mut Self::Buffer,
+    ) -> bool {
+        let _ = (x, n_rows, experts, scratch, out);
+        false
+    }
 
     /// `out = x / sqrt(mean(x^2) + eps) * weight` over whole rows, as long as the weight.
     fn rms_norm(

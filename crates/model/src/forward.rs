@@ -3,10 +3,10 @@
 //! Every difference between families is a field of [`Spec`](crate::Spec) or is in the weights; the order here is that
 //! of the reference models in transformers. Nothing allocates.
 
-use crate::backend::{Attend, Backend, Heads, Place};
+use crate::backend::{Attend, Backend, Experts, Heads, Place};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::spec::{Activation, Attention, Mlp, Routed};
+use crate::spec::{Attention, Mlp, Routed};
 use crate::weights::{Gated, LayerWeights, MlpWeights, Part};
 use crate::workspace::{RoutedBuffers, Workspace};
 
@@ -79,8 +79,13 @@ impl<B: Backend> Model<B> {
         let rotary_dim = self.spec.ropes[rope_idx].rotary_dim;
         backend.rope(qkv, heads, rotary_dim, &self.rope_tables[rope_idx], &table_rows[rope_idx]);
         backend.attend(qkv, attend, cache, mixed);
-        backend.linear(mixed, n_rows, std::slice::from_ref(&weights.o), delta);
-        self.add(backend, n_rows, weights.after_attention.as_ref(), delta, normed, hidden);
+        match &weights.after_attention {
+            None => backend.linear_add(mixed, n_rows, &weights.o, self.spec.hidden, delta, hidden),
+            Some(norm) => {
+                backend.linear(mixed, n_rows, std::slice::from_ref(&weights.o), delta);
+                self.add_norm(backend, n_rows, norm, delta, normed, hidden);
+            }
+        }
     }
 
     /// `hidden += mlp(norm(hidden))`
@@ -96,14 +101,22 @@ impl<B: Backend> Model<B> {
         backend.rms_norm(hidden, n_rows, &weights.before_mlp, self.spec.norm_eps, normed);
         match (mlp, &weights.mlp, routed) {
             (Mlp::Dense { width, activation, .. }, MlpWeights::Dense(dense), _) => {
-                feed_forward(backend, *activation, *width, dense, n_rows, normed, [gate_up, gated, delta]);
+                backend.gated_linear(normed, n_rows, &dense.gate_up, (*activation, *width), gate_up, gated);
+                if weights.after_mlp.is_none() {
+                    backend.linear_add(gated, n_rows, &dense.down, self.spec.hidden, delta, hidden);
+                    return Ok(());
+                }
+                backend.linear(gated, n_rows, std::slice::from_ref(&dense.down), delta);
             }
             (Mlp::Experts(declared), MlpWeights::Experts { router, experts }, Some(buffers)) => {
                 self.experts(backend, n_rows, declared, (router, experts), normed, [gate_up, gated, delta], buffers)?;
             }
             _ => unreachable!("weights and workspace are made from the same declaration"),
         }
-        self.add(backend, n_rows, weights.after_mlp.as_ref(), delta, normed, hidden);
+        match &weights.after_mlp {
+            None => backend.add(delta, n_rows, self.spec.hidden, hidden),
+            Some(norm) => self.add_norm(backend, n_rows, norm, delta, normed, hidden),
+        }
         Ok(())
     }
 
@@ -120,6 +133,10 @@ impl<B: Backend> Model<B> {
         buffers: &mut RoutedBuffers<B>,
     ) -> Result<()> {
         let (hidden, n_experts) = (self.spec.hidden, declared.n_experts);
+        let call = Experts { routed: declared, router, experts };
+        if backend.experts(normed, n_rows, &call, [&mut *gate_up, &mut *gated], delta) {
+            return Ok(());
+        }
         let RoutedBuffers { router: router_logits, input, output, routing } = buffers;
         backend.linear(normed, n_rows, std::slice::from_ref(router), router_logits);
         backend.read(router_logits, n_rows, n_experts, &mut routing.logits[..n_rows * n_experts])?;
@@ -132,26 +149,25 @@ impl<B: Backend> Model<B> {
             }
             backend.gather(normed, rows, hidden, input);
             let (activation, width) = (declared.activation, declared.width);
-            feed_forward(backend, activation, width, expert, rows.len(), input, [gate_up, gated, output]);
+            backend.gated_linear(input, rows.len(), &expert.gate_up, (activation, width), gate_up, gated);
+            backend.linear(gated, rows.len(), std::slice::from_ref(&expert.down), output);
             backend.scatter_add(output, rows, row_weights, hidden, delta);
         }
         Ok(())
     }
 
-    /// `hidden += delta`, or its norm.
-    fn add(
+    /// `hidden += norm(delta)`
+    fn add_norm(
         &self,
         backend: &mut B,
         n_rows: usize,
-        norm: Option<&B::Vector>,
+        norm: &B::Vector,
         delta: &B::Buffer,
         normed: &mut B::Buffer,
         hidden: &mut B::Buffer,
     ) {
-        let width = self.spec.hidden;
-        let Some(norm) = norm else { return backend.add(delta, n_rows, width, hidden) };
         backend.rms_norm(delta, n_rows, norm, self.spec.norm_eps, normed);
-        backend.add(normed, n_rows, width, hidden);
+        backend.add(normed, n_rows, self.spec.hidden, hidden);
     }
 
     /// Logits after the wanted tokens only, a workspace full at a time.
@@ -233,19 +249,4 @@ fn check_runs(places: &[Place]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// `out = down(activation(gate x) * up x)`
-fn feed_forward<B: Backend>(
-    backend: &mut B,
-    activation: Activation,
-    width: usize,
-    weights: &Gated<B::Linear>,
-    n_rows: usize,
-    x: &B::Buffer,
-    [gate_up, gated, out]: [&mut B::Buffer; 3],
-) {
-    backend.linear(x, n_rows, &weights.gate_up, gate_up);
-    backend.gate(activation, gate_up, n_rows, width, gated);
-    backend.linear(gated, n_rows, std::slice::from_ref(&weights.down), out);
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use netweight_engine::{CpuOptions, Layout};
+use netweight_engine::{Layout, LoadOptions};
 
 use crate::options::Error;
 
@@ -103,16 +103,16 @@ impl ModelOptions {
     }
 
     /// Options of the engine for one layout.
-    pub(crate) fn engine(&self, layout: Option<Layout>) -> CpuOptions {
+    pub(crate) fn engine(&self, layout: Option<Layout>) -> LoadOptions {
         /// Longer prompts run in pieces of this many tokens.
         const MAX_PREFILL: usize = 512;
-        CpuOptions {
+        LoadOptions {
             n_threads: self.max_threads(),
             layout,
             max_positions: Some(self.context.unwrap_or(self.prompt + self.generate)),
             n_slots: self.max_batch(),
             max_batch_tokens: self.prompt.min(MAX_PREFILL).max(self.max_batch()),
-            ..CpuOptions::default()
+            ..LoadOptions::default()
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use netweight_container::{Checkpoint, SourceFile};
-use netweight_engine::{CpuOptions, Decoder as _, Generator, Interrupt, Layout, Options, Store, Tokenizer, read_spec};
+use netweight_engine::{Decoder as _, Generator, Interrupt, Layout, LoadOptions, Options, Store, Tokenizer, read_spec};
 use netweight_pack::{
     CompressOptions, Digest, InspectOptions, Inspection, Report, RestoreOptions, Silent, VerifyOptions, compress,
     inspect, restore, verify,
@@ -183,7 +183,7 @@ impl Round<'_> {
 
 /// What the model at `path` makes of the prompt, and how it lay in memory.
 fn continued(path: &Path, layout: Option<Layout>, ui: &Ui) -> Result<(String, String), Failure> {
-    let options = CpuOptions { layout, ..CpuOptions::default() };
+    let options = LoadOptions { layout, ..LoadOptions::default() };
     let loaded = models::load_from(models::open(path)?, &options, &Interrupt::new(), ui)?;
     let how = format!("{:.2} bits a weight", loaded.decoder.report().bits_per_weight());
     let tokenizer = models::tokenizer(&loaded.store, loaded.decoder.vocab_size())?;

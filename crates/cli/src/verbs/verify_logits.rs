@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use netweight_engine::decoder::{Batch, Place};
-use netweight_engine::{CpuOptions, Decoder, Interrupt};
+use netweight_engine::{Decoder, Interrupt, LoadOptions};
 use netweight_layout::Layout;
 use netweight_pack::Digest;
 use serde_json::json;
@@ -57,7 +57,7 @@ fn ways(
     threads: usize,
     ui: &Ui,
 ) -> Result<(Vec<Way>, usize), Failure> {
-    let options = CpuOptions { layout, n_threads: threads, n_slots: 2, ..CpuOptions::default() };
+    let options = LoadOptions { layout, n_threads: threads, n_slots: 2, ..LoadOptions::default() };
     let store = models::open(path)?;
     let spec = netweight_engine::read_spec(&store).map_err(|error| Failure::running(error).at(path))?;
     let mut tokens = models::tokenizer(&store, spec.vocab)?.encode(prompt).map_err(Failure::running)?;

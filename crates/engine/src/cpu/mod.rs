@@ -4,4 +4,4 @@ mod backend;
 mod decoder;
 mod source;
 
-pub use decoder::{CpuDecoder, CpuOptions, DEFAULT_POSITIONS, LoadReport, read_spec};
+pub use decoder::CpuDecoder;

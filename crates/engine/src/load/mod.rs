@@ -1,9 +1,12 @@
 //! Weights from a store: matrices in their resident layout, vectors as f32.
 
+mod names;
 mod resident;
+mod spec;
 mod transcode;
 mod vectors;
 
+pub use names::{check_tensors, load_transformed, name_in, request};
 pub use resident::map_matrices;
+pub use spec::read_spec;
 pub use transcode::{MatrixRequest, checked_entry, layout_for, load_matrices};
-pub use vectors::{check_vector, load_vector};

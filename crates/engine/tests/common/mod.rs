@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use netweight_engine::decoder::{Batch, Place};
-use netweight_engine::{CpuDecoder, CpuOptions, Decoder, Interrupt, Store};
+use netweight_engine::{CpuDecoder, Decoder, Interrupt, LoadOptions, Store};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// Positions of a tiny model's sequences: more than the longest prompt has.
@@ -25,7 +25,7 @@ pub fn bookworm() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/bookworm")
 }
 
-pub fn load(path: &Path, options: &CpuOptions) -> CpuDecoder {
+pub fn load(path: &Path, options: &LoadOptions) -> CpuDecoder {
     let store = Store::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let decoder = CpuDecoder::load(&store, options, &Interrupt::new(), &|_| ());
     decoder.unwrap_or_else(|error| panic!("{}: {error}", path.display()))

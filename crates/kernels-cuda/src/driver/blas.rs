@@ -134,7 +134,7 @@ impl Driver {
         }
         // cuBLAS counts columns first: its C is our transposed `out` (rows, n_rows) = w (rows, cols) x^T (cols, n_rows).
         let (m, n, k) = (int(gemm.rows)?, int(gemm.n_rows)?, int(gemm.cols)?);
-        let (x_stride, out_stride) = (int(gemm.x_stride)?, int(gemm.out_stride)?);
+        let (x_stride, w_stride, out_stride) = (int(gemm.x_stride)?, int(gemm.w_stride)?, int(gemm.out_stride)?);
         let (alpha, beta) = (1f32, if gemm.adds { 1f32 } else { 0f32 });
         let (alpha, beta) = ((&raw const alpha).cast(), (&raw const beta).cast());
         let (w, x, out) = (gemm.w as *const c_void, gemm.x as *const c_void, gemm.out as *mut c_void);
@@ -143,7 +143,7 @@ impl Driver {
             #[rustfmt::skip]
             call!(ready.api, cublasGemmEx(
                 ready.handle, OP_T, OP_N, m, n, k,
-                alpha, w, R_16BF, k.max(1), x, R_16BF, x_stride,
+                alpha, w, R_16BF, w_stride, x, R_16BF, x_stride,
                 beta, out, R_32F, out_stride, COMPUTE_32F, GEMM_DEFAULT,
             ))?;
         }

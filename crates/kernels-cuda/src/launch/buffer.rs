@@ -2,12 +2,10 @@
 
 use crate::device::{Device, Memory};
 use crate::error::Result;
-
-/// Columns that rows of bf16 are rounded up to: what a linear layer takes in one step.
-pub const STEP_COLS: usize = 64;
+use crate::layout::STEP_COLS;
 
 /// (rows, width) of f32, and the same rounded to bf16 in rows of a multiple of [`STEP_COLS`], the rest zero. Kernels
-/// that write one write the other.
+/// whose output linear layers take write both.
 #[derive(Debug)]
 pub struct Buffer {
     /// (n_rows, width)

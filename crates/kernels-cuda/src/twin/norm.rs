@@ -1,18 +1,33 @@
-//! RMSNorm.
+//! RMSNorm (Zhang and Sennrich, 2019).
 
-use super::sums::block_sum;
+use super::sums::{block_sum, warp_sum};
 
 /// Threads of a block.
-const THREADS: usize = 256;
+const THREADS: usize = 512;
+/// Columns that a thread takes at once.
+const QUAD: usize = 4;
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich, 2019). Thread `i` of 256 sums the squares of columns
-/// `i`, `i + 256`, ... ascending, with one rounding each.
+/// `out = x / sqrt(mean(x^2) + eps) * weight`. Thread `i` of 512 sums the squares of columns `4 i..4 i + 4`, then those
+/// 2048 further and so on, ascending, with one rounding each.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut sums = [0f32; THREADS];
-    for (idx, &value) in x.iter().enumerate() {
-        sums[idx % THREADS] = value.mul_add(value, sums[idx % THREADS]);
+    for (quad_idx, quad) in x.chunks(QUAD).enumerate() {
+        let sum = &mut sums[quad_idx % THREADS];
+        *sum = quad.iter().fold(*sum, |sum, x| x.mul_add(*x, sum));
     }
-    let mean = block_sum(&sums) / x.len() as f32;
-    let scale = 1.0 / (mean + eps).sqrt();
+    scaled(x, weight, block_sum(&sums), eps)
+}
+
+/// [`rms_norm`] of one head, whose squares a warp sums: lane `i` those of dimensions `i`, `i + 32`, ... ascending.
+pub fn head_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut sums = [0f32; 32];
+    for (dim, x) in x.iter().enumerate() {
+        sums[dim % 32] = x.mul_add(*x, sums[dim % 32]);
+    }
+    scaled(x, weight, warp_sum(sums), eps)
+}
+
+fn scaled(x: &[f32], weight: &[f32], sum_of_squares: f32, eps: f32) -> Vec<f32> {
+    let scale = 1.0 / (sum_of_squares / x.len() as f32 + eps).sqrt();
     x.iter().zip(weight).map(|(x, weight)| x * scale * weight).collect()
 }

@@ -11,7 +11,11 @@ pub fn warp_sum(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// The sum over a block of whole warps: each warp's, then warp after warp.
+/// The sum over a block of whole warps: each warp's, then those as one warp's, the rest 0.
 pub fn block_sum(threads: &[f32]) -> f32 {
-    threads.as_chunks::<LANES>().0.iter().fold(0.0, |sum, &lanes| sum + warp_sum(lanes))
+    let mut of_warps = [0.0; LANES];
+    for (of_warp, &lanes) in of_warps.iter_mut().zip(threads.as_chunks::<LANES>().0) {
+        *of_warp = warp_sum(lanes);
+    }
+    warp_sum(of_warps)
 }

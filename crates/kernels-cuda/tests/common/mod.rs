@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use netweight_cuda_emulator::{Emulator, Options};
 use netweight_kernels_cuda::launch::Buffer;
-use netweight_kernels_cuda::{Device, driver};
+use netweight_kernels_cuda::layout::Shape;
+use netweight_kernels_cuda::{Device, Layout, Loader, Matrix, driver};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -73,10 +74,15 @@ pub fn buffer(device: &Device, width: usize, values: &[f32]) -> Buffer {
     buffer.floats.write(0, values).expect("a copy");
     let stride = buffer.halves_stride();
     for (row, values) in values.chunks_exact(width).enumerate() {
-        let rounded: Vec<u16> = values.iter().map(|&value| half::bf16::from_f32(value).to_bits()).collect();
+        let rounded: Vec<u16> = values.iter().map(|&value| bf16(value)).collect();
         buffer.halves.write(row * stride, &rounded).expect("a copy");
     }
     buffer
+}
+
+/// Rounded as GPUs do.
+fn bf16(value: f32) -> u16 {
+    if value.is_nan() { 0x7fff } else { half::bf16::from_f32(value).to_bits() }
 }
 
 /// A buffer's f32, after a check that its bf16 are those rounded, and what follows them zero.
@@ -86,13 +92,41 @@ pub fn values(buffer: &Buffer) -> Vec<f32> {
     for (floats, halves) in floats.chunks_exact(buffer.width).zip(halves.chunks_exact(buffer.halves_stride())) {
         let (rounded, rest) = halves.split_at(buffer.width);
         for (float, half) in floats.iter().zip(rounded) {
-            assert_eq!(half::bf16::from_f32(*float).to_bits(), *half, "{float}");
+            assert_eq!(*half, bf16(*float), "{float}");
         }
         assert!(rest.iter().all(|&half| half == 0));
     }
     floats
 }
 
+/// Bits, the same of every NaN.
 pub fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
+    values.iter().map(|value| if value.is_nan() { 0x7fc0_0000 } else { value.to_bits() }).collect()
+}
+
+/// Normal values, and some that are not numbers, infinite, huge, tiny or zero.
+pub fn odd(random: &mut impl Rng, len: usize, scale: f32) -> Vec<f32> {
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -3e38, 1e-40, 0.0, -0.0];
+    let mut values = normal(random, len, scale);
+    for value in &mut values {
+        if random.random_range(0..10) == 0 {
+            *value = odd[random.random_range(0..odd.len())];
+        }
+    }
+    values
+}
+
+/// A matrix on a device, chunk by chunk.
+pub fn load(device: &Device, layout: Layout, shape: Shape, weights: &[u16], bias: Option<&[f32]>) -> Matrix {
+    let mut loader = Loader::with_chunk(device, 40 * shape.cols).expect("memory"); // two tiles and a half
+    let read = |rows: std::ops::Range<usize>, out: &mut [u16]| {
+        out.copy_from_slice(&weights[rows.start * shape.cols..rows.end * shape.cols]);
+        Ok::<(), netweight_kernels_cuda::Error>(())
+    };
+    loader.load(layout, shape, bias, read).expect("a load").expect("it fits")
+}
+
+/// The bf16 of a row.
+pub fn halves(buffer: &Buffer, row: usize) -> Vec<u16> {
+    buffer.halves.to_vec().expect("a copy")[row * buffer.halves_stride()..][..buffer.width].to_vec()
 }

@@ -1,0 +1,5 @@
+// Linear layers, compiled for each layout.
+#include "linear.cuh"
+
+LINEAR_KERNELS(rows, Rows, 2, 2, 2, 2, 1)
+LINEAR_KERNELS(exact12, Exact12, 3, 2, 1, 2, 1)

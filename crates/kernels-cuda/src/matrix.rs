@@ -1,0 +1,316 @@
+//! A weight matrix on a GPU, and how it gets there: [`Loader`] uploads rows, and the GPU encodes them. Next in the flow:
+//! launch/linear.rs.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Device, Memory, Pinned};
+use crate::error::{Error, Result};
+use crate::launch::encode;
+use crate::layout::{Layout, N_SLICES, STEP_COLS, Shape, TILE_ROWS};
+
+/// Source bytes that are uploaded at once.
+const CHUNK_BYTES: usize = 32 << 20;
+
+/// A weight matrix (rows, cols) on a GPU, with its bias.
+#[derive(Debug)]
+pub struct Matrix {
+    pub(crate) layout: Layout,
+    pub(crate) shape: Shape,
+    pub(crate) weights: Memory<u32>,
+    pub(crate) escapes: Memory<u32>,       // (n,)
+    pub(crate) escape_starts: Memory<u32>, // (n_tiles * slices + 1)
+    pub(crate) palettes: Memory<[u32; 2]>, // (n_tiles)
+    pub(crate) bias: Option<Memory<f32>>,  // (rows)
+}
+
+/// `Matrix` of fragments.cuh.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct MatrixArgs {
+    weights: u64,
+    escapes: u64,
+    escape_starts: u64,
+    palettes: u64,
+    bias: u64,
+    rows: u32,
+    out_col: u32,
+}
+
+impl Matrix {
+    /// The layout.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Bytes of the GPU's memory, bias apart.
+    pub fn len_bytes(&self) -> usize {
+        let exact = self.escapes.len_bytes() + self.escape_starts.len_bytes() + self.palettes.len_bytes();
+        self.weights.len_bytes() + exact
+    }
+
+    /// Copies of words of weights, escapes, where they start, and palettes: what tests compare.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[doc(hidden)]
+    #[allow(clippy::type_complexity)]
+    pub fn contents(&self) -> Result<(Vec<u32>, Vec<u32>, Vec<u32>, Vec<[u32; 2]>)> {
+        Ok((self.weights.to_vec()?, self.escapes.to_vec()?, self.escape_starts.to_vec()?, self.palettes.to_vec()?))
+    }
+
+    /// The matrix where it lies.
+    pub fn view(&self) -> View<'_> {
+        View {
+            layout: self.layout,
+            shape: self.shape,
+            weights: self.weights.at(0, self.weights.len()),
+            escapes: self.escapes.at(0, self.escapes.len()),
+            escape_starts: self.escape_starts.at(0, self.escape_starts.len()),
+            palettes: self.palettes.at(0, self.palettes.len()),
+            bias: self.bias.as_ref().map_or(0, |bias| bias.at(0, self.shape.rows)),
+            of: PhantomData,
+        }
+    }
+}
+
+/// A matrix in the GPU's memory, wherever that is: its own, or a slot that it was copied to.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub(crate) layout: Layout,
+    pub(crate) shape: Shape,
+    weights: u64,
+    escapes: u64,
+    escape_starts: u64,
+    palettes: u64,
+    bias: u64,
+    of: PhantomData<&'a ()>,
+}
+
+impl View<'_> {
+    /// What kernels are told of `rows` rows from `first_tile` on.
+    ///
+    /// # Panics
+    /// Where there are fewer.
+    pub(crate) fn args(&self, first_tile: usize, rows: usize, out_col: usize) -> MatrixArgs {
+        assert!(first_tile * TILE_ROWS + rows <= self.shape.rows);
+        let tile_words = self.layout.n_words(self.shape) / self.shape.n_tiles();
+        let offset = |bytes_per_tile: usize| (first_tile * bytes_per_tile) as u64;
+        MatrixArgs {
+            weights: self.weights + offset(4 * tile_words),
+            escapes: self.escapes,
+            escape_starts: self.escape_starts + offset(4 * N_SLICES),
+            palettes: self.palettes + offset(8),
+            bias: if self.bias == 0 { 0 } else { self.bias + offset(4 * TILE_ROWS) },
+            rows: rows as u32,
+            out_col: out_col as u32,
+        }
+    }
+
+    pub(crate) fn whole(&self, out_col: usize) -> MatrixArgs {
+        self.args(0, self.shape.rows, out_col)
+    }
+}
+
+impl MatrixArgs {
+    pub(crate) fn rows(&self) -> usize {
+        self.rows as usize
+    }
+
+    pub(crate) fn weights(&self) -> u64 {
+        self.weights
+    }
+
+    pub(crate) fn bias(&self) -> u64 {
+        self.bias
+    }
+}
+
+/// A matrix in pinned memory of the host, in one piece, which is copied to the GPU each time it is used.
+pub struct HostMatrix {
+    layout: Layout,
+    shape: Shape,
+    words: Pinned<u32>, // weights, palettes, escape_starts, escapes
+    n_weights: usize,
+    n_escape_starts: usize,
+    bias: Option<Memory<f32>>, // (rows): small, so it stays on the GPU
+}
+
+impl HostMatrix {
+    /// Takes a matrix off the GPU.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, the driver's.
+    pub fn take(matrix: Matrix) -> Result<HostMatrix> {
+        let parts = [
+            matrix.weights.to_vec()?,
+            bytemuck::cast_slice(&matrix.palettes.to_vec()?).to_vec(),
+            matrix.escape_starts.to_vec()?,
+            matrix.escapes.to_vec()?,
+        ];
+        let mut words = matrix.weights.device().pinned(parts.iter().map(Vec::len).sum())?;
+        let mut rest = words.as_mut_slice();
+        for part in &parts {
+            rest.split_off_mut(..part.len()).expect("room for all").copy_from_slice(part);
+        }
+        let (n_weights, n_escape_starts) = (parts[0].len(), parts[2].len());
+        Ok(HostMatrix {
+            layout: matrix.layout,
+            shape: matrix.shape,
+            words,
+            n_weights,
+            n_escape_starts,
+            bias: matrix.bias,
+        })
+    }
+
+    /// Words that a slot needs.
+    pub fn len(&self) -> usize {
+        self.words.as_slice().len()
+    }
+
+    /// Whether there are none; no matrix is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The words.
+    pub(crate) fn words(&self) -> &Pinned<u32> {
+        &self.words
+    }
+
+    /// The matrix in a slot that it was copied to.
+    ///
+    /// # Panics
+    /// Where the slot is smaller.
+    pub(crate) fn view<'a>(&'a self, slot: &'a Memory<u32>) -> View<'a> {
+        let palettes = self.n_weights;
+        let escape_starts = palettes + if self.layout == Layout::Rows { 0 } else { 2 * self.shape.n_tiles() };
+        let escapes = escape_starts + self.n_escape_starts;
+        View {
+            layout: self.layout,
+            shape: self.shape,
+            weights: slot.at(0, self.len()),
+            escapes: slot.at(escapes, 0),
+            escape_starts: slot.at(escape_starts, 0),
+            palettes: slot.at(palettes, 0),
+            bias: self.bias.as_ref().map_or(0, |bias| bias.at(0, self.shape.rows)),
+            of: PhantomData,
+        }
+    }
+}
+
+/// Brings matrices to a GPU, with buffers that it keeps from one to the next.
+pub struct Loader {
+    device: Device,
+    staging: Pinned<u16>, // (chunk)
+    source: Memory<u16>,  // (chunk)
+}
+
+impl Loader {
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn new(device: &Device) -> Result<Loader> {
+        Loader::with_chunk(device, CHUNK_BYTES / size_of::<u16>())
+    }
+
+    /// With room for as many weights at once; tests make it small.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn with_chunk(device: &Device, n_weights: usize) -> Result<Loader> {
+        Ok(Loader { device: device.clone(), staging: device.pinned(n_weights)?, source: device.zeroed(n_weights)? })
+    }
+
+    /// Loads bf16 weights (rows, cols), which `read` gives row range by row range, ascending. `None` where an exact layout
+    /// takes more bytes than the uncompressed one: weights like noise.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, the driver's, and those of `read`.
+    pub fn load<E: From<Error>>(
+        &mut self,
+        layout: Layout,
+        shape: Shape,
+        bias: Option<&[f32]>,
+        mut read: impl FnMut(Range<usize>, &mut [u16]) -> Result<(), E>,
+    ) -> Result<Option<Matrix>, E> {
+        let tile_weights = TILE_ROWS * shape.cols;
+        if self.source.len() < tile_weights {
+            *self = Loader::with_chunk(&self.device, tile_weights)?;
+        }
+        let chunk_tiles = self.source.len() / tile_weights;
+        let mut filling = Filling::new(&self.device, layout, shape)?;
+        for first_tile in (0..shape.n_tiles()).step_by(chunk_tiles) {
+            let rows = first_tile * TILE_ROWS..((first_tile + chunk_tiles) * TILE_ROWS).min(shape.rows);
+            let n_weights = rows.len() * shape.cols;
+            read(rows.clone(), &mut self.staging.as_mut_slice()[..n_weights])?;
+            self.source.copy_from(0, &self.staging, 0, n_weights)?;
+            filling.add(&self.source, rows)?;
+        }
+        Ok(filling.finish(bias)?)
+    }
+}
+
+/// A matrix that is being encoded, chunk after chunk of whole tiles.
+struct Filling {
+    matrix: Matrix,
+    escapes: Vec<u32>,
+    escape_starts: Vec<u32>,
+}
+
+impl Filling {
+    fn new(device: &Device, layout: Layout, shape: Shape) -> Result<Filling> {
+        let n_tiles = if layout == Layout::Rows { 0 } else { shape.n_tiles() };
+        let matrix = Matrix {
+            layout,
+            shape,
+            weights: device.zeroed(layout.n_words(shape))?,
+            escapes: device.zeroed(0)?,
+            escape_starts: device.zeroed(0)?,
+            palettes: device.zeroed(n_tiles)?,
+            bias: None,
+        };
+        Ok(Filling { matrix, escapes: Vec::new(), escape_starts: vec![0] })
+    }
+
+    fn add(&mut self, source: &Memory<u16>, rows: Range<usize>) -> Result<()> {
+        let (shape, first_tile) = (Shape { rows: rows.len(), ..self.matrix.shape }, rows.start / TILE_ROWS);
+        let n_words = self.matrix.weights.len() / self.matrix.shape.n_tiles();
+        let weights = (&mut self.matrix.weights, n_words * first_tile);
+        if self.matrix.layout == Layout::Rows {
+            encode::pad_rows(source, shape, weights)?;
+            return source.device().synchronize();
+        }
+        let palettes = (&mut self.matrix.palettes, first_tile);
+        let escapes = encode::exact12(source, shape, weights, palettes)?;
+        let first = self.escapes.len() as u32;
+        self.escape_starts.extend(escapes.starts[1..].iter().map(|start| first + start));
+        self.escapes.extend(escapes.entries);
+        Ok(())
+    }
+
+    fn finish(mut self, bias: Option<&[f32]>) -> Result<Option<Matrix>> {
+        let device = self.matrix.weights.device().clone();
+        if self.matrix.layout != Layout::Rows {
+            self.matrix.escapes = device.upload(&self.escapes)?;
+            self.matrix.escape_starts = device.upload(&self.escape_starts)?;
+            if self.matrix.len_bytes() > 2 * self.matrix.shape.padded_len() {
+                return Ok(None);
+            }
+        }
+        self.matrix.bias = bias.map(|bias| device.upload(bias)).transpose()?;
+        Ok(Some(self.matrix))
+    }
+}
+
+/// Columns that rows are padded to.
+pub(crate) fn padded_cols(shape: Shape) -> usize {
+    shape.n_steps() * STEP_COLS
+}
