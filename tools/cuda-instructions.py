@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Counts the instructions of a CUDA kernel's innermost loops, from its disassembly: what decoding a weight costs.
+"""Counts the instructions of a CUDA kernel's loops, from its disassembly: what decoding a weight costs.
 
     tools/cuda-instructions.py KERNEL                     in the artefact for sm_90a
     tools/cuda-instructions.py KERNEL --image sm_80.cubin --weights 64
     tools/cuda-instructions.py KERNEL --image PATH        any cubin
     tools/cuda-instructions.py --list                     kernels, with registers, spills and shared memory
 
-What goes in: a cubin, deflated or not. What comes out: for each loop that has no loop inside, how many instructions of
-each class one iteration has, and how many those are for each weight that a lane decodes in it. That number is --weights;
-without it, 8 for each 16x8x16 matrix instruction, whose operand they fill. A loop is what lies between a label and a
-later branch back to it. The disassemblers come from PyPI, unless they are in the PATH.
+What goes in: a cubin, deflated or not. What comes out: for each loop, how many instructions of each class stand in it and
+in no loop inside it; those that every iteration comes by apart from those that only some do; and how many that is for
+each weight that a lane decodes in an iteration. That number is --weights; without it, 8 for each 16x8x16 matrix
+instruction, whose operand they fill. Where a kernel has loops with matrix instructions, the others want --all. The
+disassemblers come from PyPI, unless they are in the PATH.
 """
 
 import argparse
@@ -37,7 +38,7 @@ CLASSES = [
     ("SHF", "int", r"SHF|SHL|SHR"),
     ("LEA", "int", r"LEA"),
     ("ISETP", "int", r"ISETP|VOTE"),
-    ("SEL, MNMX", "int", r"F?SEL|[IFV]MNMX\w*|FSETP|FSET"),
+    ("SEL, MNMX", "int", r"F?SEL|V?[IF]MNMX\w*|FSETP|FSET"),
     ("IMAD", "fma", r"IMAD|IMUL"),
     ("MOV", "int", r"MOV|CS2R|P2R|R2P|UR2R"),
     ("POPC, FLO, BREV", "quarter", r"POPC|FLO|BREV"),
@@ -62,6 +63,8 @@ def main():
     parser.add_argument("--image", default="sm_90a.cubin", help="an artefact's name, or the path of a cubin")
     parser.add_argument("--weights", type=float, help="weights that a lane decodes in one iteration")
     parser.add_argument("--list", action="store_true", help="kernels and what they need")
+    parser.add_argument("--without", help="leave out what runs only along with an instruction like this, as of a tail")
+    parser.add_argument("--all", action="store_true", help="loops without matrix instructions, too")
     parser.add_argument("--disassembly", action="store_true", help="print the loops, too")
     arguments = parser.parse_args()
     tools = find_tools()
@@ -76,12 +79,19 @@ def main():
     if not instructions:
         sys.exit(f"there is no kernel {arguments.kernel}; there are {', '.join(resources)}")
     print(f"{arguments.kernel}, {arguments.image}: {len(instructions)} instructions; {resources[arguments.kernel]}")
-    for begin, end in innermost(find_loops(instructions)):
-        body = [each for each in instructions if begin <= each.address <= end]
-        report(body, arguments.weights)
+    loops = find_loops(instructions)
+    has_matrix = [any(class_of(instructions[place].opcode)[0] == "matrix" for place in loop.own) for loop in loops]
+    rare = find_rare(instructions, arguments.without) if arguments.without else set()
+    for loop, is_hot in zip(loops, has_matrix):
+        loop.own -= rare
+        loop.always -= rare
+        if not is_hot and any(has_matrix) and not arguments.all:
+            continue
+        report(instructions, loop, arguments.weights)
         if arguments.disassembly:
-            for each in body:
-                print(f"    {each.address:05x}  {each.text}")
+            for place in sorted(loop.own):
+                mark = " " if place in loop.always else "?"
+                print(f"  {mark} {instructions[place].address:05x}  {instructions[place].text}")
 
 
 Instruction = collections.namedtuple("Instruction", "address opcode text target")
@@ -112,20 +122,100 @@ def parse(text, kernel):
     return instructions
 
 
+class Loop:
+    """Instructions, by place: all of a loop, those in no loop inside it, and of these those of every iteration."""
+
+    def __init__(self, header, body, latches):
+        self.header, self.body, self.latches = header, body, latches
+        self.own = self.always = body
+        self.n_inside = 0
+
+
 def find_loops(instructions):
-    """First and last address of each; a branch to itself is the end of a kernel and no loop."""
-    last = {}
-    for each in instructions:
-        if each.target is not None and each.target < each.address:
-            last[each.target] = max(each.address, last.get(each.target, 0))
-    return sorted(last.items())
+    """The natural loops of the flow graph, by address, with those that have the same header as one."""
+    successors = find_successors(instructions)
+    dominators = find_dominators(successors)
+    predecessors = collections.defaultdict(list)
+    for place, nexts in enumerate(successors):
+        for following in nexts:
+            predecessors[following].append(place)
+    latches = collections.defaultdict(list)
+    for place, nexts in enumerate(successors):
+        for header in nexts:
+            is_end = header == place  # a branch to itself stands behind a kernel's end
+            if not is_end and dominators[place] is not None and header in dominators[place]:
+                latches[header].append(place)
+    loops = []
+    for header, sources in sorted(latches.items()):
+        body, waiting = {header}, list(sources)
+        while waiting:
+            place = waiting.pop()
+            if place not in body:
+                body.add(place)
+                waiting.extend(predecessors[place])
+        loops.append(Loop(header, body, sources))
+    for loop in loops:
+        inner = [other.body for other in loops if other is not loop and other.body < loop.body]
+        loop.own = loop.body - set().union(*inner)
+        loop.n_inside = len(loop.body) - len(loop.own)
+        always = frozenset.intersection(*(dominators[latch] for latch in loop.latches))
+        loop.always = loop.own & always
+    return loops
 
 
-def innermost(loops):
-    def holds_another(loop):
-        return any(other != loop and loop[0] <= other[0] and other[1] <= loop[1] for other in loops)
+def find_rare(instructions, pattern):
+    """Instructions in a straight line with one that is like `pattern`, and those that come only after such."""
+    successors = find_successors(instructions)
+    starts = {0} | {place for nexts in successors if len(nexts) > 1 for place in nexts}
+    targets = collections.Counter(place for nexts in successors for place in nexts)
+    starts |= {place for place, n_ways in targets.items() if n_ways > 1}
+    starts |= {place for place, before in enumerate(successors[:-1], 1) if before != [place]}
+    lines, current = {}, 0
+    for place in range(len(instructions)):
+        current = place if place in starts else current
+        lines[place] = current
+    rare_lines = {lines[place] for place, each in enumerate(instructions) if re.search(pattern, each.text)}
+    dominators = find_dominators(successors)
+    return {place for place in lines if dominators[place] is not None and not rare_lines.isdisjoint(dominators[place])}
 
-    return [loop for loop in loops if not holds_another(loop)]
+
+def find_successors(instructions):
+    """For each instruction, the places that come after it."""
+    places = {each.address: place for place, each in enumerate(instructions)}
+    successors = []
+    for place, each in enumerate(instructions):
+        nexts = []
+        base = each.opcode.split(".")[0]
+        # A branch says under which predicate it is taken, in front of it or as its first operand.
+        is_conditional = each.text.startswith("@") or ".DIV" in each.opcode or re.search(rf"{re.escape(each.opcode)}\s+!?U?P\d", each.text)
+        if each.target is not None:
+            nexts.append(places[each.target])
+        if (base not in ("BRA", "EXIT", "RET", "BRX") or is_conditional) and place + 1 < len(instructions):
+            nexts.append(place + 1)
+        successors.append(nexts)
+    return successors
+
+
+def find_dominators(successors):
+    """For each place, the places that every way from the start to it goes through; None where there is no way."""
+    predecessors = collections.defaultdict(list)
+    for place, nexts in enumerate(successors):
+        for following in nexts:
+            predecessors[following].append(place)
+    dominators = [None] * len(successors)
+    dominators[0] = frozenset([0])
+    changed = True
+    while changed:
+        changed = False
+        for place in range(1, len(successors)):
+            known = [dominators[before] for before in predecessors[place] if dominators[before] is not None]
+            if known:
+                # Along a straight line, one more than before: quick, and most of a kernel.
+                met = frozenset.intersection(*known) if len(known) > 1 else known[0]
+                if dominators[place] is None or len(dominators[place]) != len(met | {place}):
+                    dominators[place] = met | {place}
+                    changed = True
+    return dominators
 
 
 def class_of(opcode):
@@ -138,24 +228,39 @@ def class_of(opcode):
     return f"other: {base}", "other"
 
 
-def report(body, weights):
-    counts, units = collections.Counter(), collections.Counter()
-    for each in body:
-        name, unit = class_of(each.opcode)
-        counts[name] += 1
-        units[unit] += 1
-    n_mma = counts["matrix"]
+def report(instructions, loop, weights):
+    always, rest = collections.Counter(), collections.Counter()
+    units = collections.Counter()
+
+    def is_matrix(place):
+        return class_of(instructions[place].opcode)[0] == "matrix"
+
+    # Where all products stand behind conditions, as those of a pipeline's steps do, as if each held.
+    counted = loop.always if any(map(is_matrix, loop.always)) or not any(map(is_matrix, loop.own)) else loop.own
+    for place in loop.own:
+        name, unit = class_of(instructions[place].opcode)
+        if place in counted:
+            always[name] += 1
+            units[unit] += 1
+        else:
+            rest[name] += 1
+    n_mma = always["matrix"]
     weights = weights or WEIGHTS_PER_MMA * n_mma
-    print(f"\nloop {body[0].address:#x} to {body[-1].address:#x}: {len(body)} instructions", end="")
-    print(f", {weights:g} weights of a lane" if weights else "")
+    first, last = (instructions[pick(loop.body)].address for pick in (min, max))
+    which = "in every iteration" if counted is loop.always else "where every condition holds"
+    print(f"\nloop {first:#x} to {last:#x}: {len(counted)} instructions {which}", end="")
+    print(f", {len(loop.own) - len(counted)} more in some" if len(loop.own) > len(counted) else "", end="")
+    print(f", {loop.n_inside} in loops inside", end="")
+    print(f"; {weights:g} weights of a lane" if weights else "")
     order = [name.split(",")[0] for name, _, _ in CLASSES]
-    for name in sorted(counts, key=lambda name: (order + [name]).index(name.split(",")[0])):
-        per_weight = f"{counts[name] / weights:9.3f} a weight" if weights else ""
-        per_mma = f"{counts[name] / n_mma:9.2f} a matrix instruction" if n_mma else ""
-        print(f"  {name:<24}{counts[name]:>6}{per_weight}{per_mma}")
+    for name in sorted(always | rest, key=lambda name: (order + [name]).index(name.split(",")[0])):
+        per_weight = f"{always[name] / weights:9.3f} a weight" if weights else ""
+        per_mma = f"{always[name] / n_mma:9.2f} a matrix instruction" if n_mma else ""
+        at_times = f"   {rest[name]:>5} in some" if rest[name] else ""
+        print(f"  {name:<24}{always[name]:>6}{per_weight}{per_mma}{at_times}")
     if weights:
         sums = [f"{units[unit] / weights:.3f} {unit}" for unit in ("int", "fma", "quarter", "uniform") if units[unit]]
-        print(f"  a weight: {len(body) / weights:.3f} issued; by units: {', '.join(sums)}")
+        print(f"  a weight: {len(counted) / weights:.3f} issued; by units: {', '.join(sums)}")
 
 
 def read_resources(text):
