@@ -6,8 +6,8 @@
     tools/cuda-instructions.py KERNEL --image PATH        any cubin
     tools/cuda-instructions.py --list                     kernels, with registers, spills and shared memory
 
-What goes in: a cubin, deflated or not. What comes out: for each loop, how many instructions of each class stand in it and
-in no loop inside it; those that every iteration comes by apart from those that only some do; and how many that is for
+What goes in: a cubin, deflated or not. What comes out: for each loop, how many instructions of each class stand in it
+and in no loop inside it; those that every iteration comes by apart from those that only some do; and how many that is for
 each weight that a lane decodes in an iteration. That number is --weights; without it, 8 for each 16x8x16 matrix
 instruction, whose operand they fill. Where a kernel has loops with matrix instructions, the others want --all. The
 disassemblers come from PyPI, unless they are in the PATH.
@@ -187,7 +187,8 @@ def find_successors(instructions):
         nexts = []
         base = each.opcode.split(".")[0]
         # A branch says under which predicate it is taken, in front of it or as its first operand.
-        is_conditional = each.text.startswith("@") or ".DIV" in each.opcode or re.search(rf"{re.escape(each.opcode)}\s+!?U?P\d", each.text)
+        has_operand = re.search(rf"{re.escape(each.opcode)}\s+!?U?P\d", each.text)
+        is_conditional = each.text.startswith("@") or ".DIV" in each.opcode or has_operand
         if each.target is not None:
             nexts.append(places[each.target])
         if (base not in ("BRA", "EXIT", "RET", "BRX") or is_conditional) and place + 1 < len(instructions):
