@@ -12,8 +12,8 @@ use netweight_kernels_cuda::{Device, Layout};
 #[test]
 fn prefill() {
     let mut random = common::random();
-    for late_copies in [false, true] {
-        let device = &common::emulated(Options { late_copies, ..Options::default() });
+    let emulated = [false, true].map(|late_copies| common::emulated(Options { late_copies, ..Options::default() }));
+    for device in &emulated.into_iter().chain(common::real()).collect::<Vec<_>>() {
         let (shape, n_tokens) = (Shape { rows: 70, cols: 200 }, 5);
         let weights: Vec<u16> =
             common::normal(&mut random, 70 * 200, 0.02).iter().map(|&w| half::bf16::from_f32(w).to_bits()).collect();
@@ -29,7 +29,7 @@ fn prefill() {
         };
         for adds in [false, true] {
             let [raw, exact] = [Layout::Rows, Layout::Exact12].map(|layout| run(layout, adds));
-            assert_eq!(common::bits(&raw), common::bits(&exact));
+            common::assert_close(device, &exact, &raw, 1e-5, "exact12, decoded");
             for (idx, value) in raw.iter().enumerate() {
                 let (token, col) = (idx / 80, idx % 80);
                 let wide = |bits: u16| f64::from(half::bf16::from_bits(bits).to_f32());

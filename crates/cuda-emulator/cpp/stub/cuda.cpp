@@ -439,6 +439,7 @@ int cuLaunchKernel(void *handle, unsigned x, unsigned y, unsigned z, unsigned th
     const Function function = *static_cast<Function *>(handle);
     ENTER(cuLaunchKernel, true, function.name);
     if (shared_bytes > function.dynamic_bytes || threads_y != 1 || threads_z != 1 || extra) return INVALID_VALUE;
+    if (x == 0 || y == 0 || z == 0) return INVALID_VALUE;
     const char *args = static_cast<const char *>(parameters[0]);
     const std::vector<char> copied(args, args + function.args_bytes);
     return netweight_stub_submit(stream, [=] {

@@ -176,6 +176,8 @@ impl Api {
 fn advice(code: u32) -> &'static str {
     match code {
         _ if CONTEXT_IS_LOST.contains(&code) => LOST,
+        34 => ". This libcuda is the toolkit's, to link with: take its folder out of LD_LIBRARY_PATH",
+        46 => ". Another program has the GPU to itself",
         802 | 999 => ". If the GPU worked before, restart the machine or reload the driver",
         803 => {
             ". Parts of the driver differ in version: restart the machine, or give the container the libcuda of its host"

@@ -54,6 +54,22 @@ pub fn open(ordinal: u32) -> Result<Device> {
     Ok(Device::new(Arc::new(Driver::open(ordinal)?)))
 }
 
+/// Whether a GPU can be used.
+///
+/// # Errors
+/// `Unsupported` where it is too old.
+pub fn check(properties: &Properties) -> Result<()> {
+    let ([major, minor], [oldest_major, oldest_minor]) = (properties.compute_capability, OLDEST_CAPABILITY);
+    if [major, minor] >= OLDEST_CAPABILITY {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "{} has compute capability {major}.{minor}; GPUs from {oldest_major}.{oldest_minor} on are supported (Ampere: \
+         RTX 30, A100, and newer). Run on the CPU instead.",
+        properties.name
+    )))
+}
+
 /// A GPU, and all that the driver made for us on it.
 pub struct Driver {
     api: &'static Api,
@@ -113,15 +129,7 @@ impl Driver {
         }
         let device = device_of(api, ordinal)?;
         let properties = properties_of(api, device)?;
-        let [major, minor] = properties.compute_capability;
-        if [major, minor] < OLDEST_CAPABILITY {
-            let [oldest_major, oldest_minor] = OLDEST_CAPABILITY;
-            return Err(Error::Unsupported(format!(
-                "{} has compute capability {major}.{minor}; GPUs from {oldest_major}.{oldest_minor} on are supported \
-                 (Ampere: RTX 30, A100, and newer). Run on the CPU instead.",
-                properties.name
-            )));
-        }
+        check(&properties)?;
         let waits_for_launches = std::env::var_os("NETWEIGHT_CUDA_SYNC").is_some_and(|value| value == "1");
         let mut context = null_mut();
         // SAFETY: the device is the driver's.

@@ -273,7 +273,8 @@ unsafe impl Runtime for Driver {
 
     unsafe fn replay(&self, graph: GraphId) -> Result<()> {
         self.enter()?;
-        let executable = self.state().graphs.get(&graph.0).copied();
+        let state = self.state(); // until the end, so that nobody drops the graph meanwhile
+        let executable = state.graphs.get(&graph.0).copied();
         let executable = executable.ok_or_else(|| Error::InvalidArgument(format!("there is no graph {}", graph.0)))?;
         // SAFETY: the caller's, of what the graph works on.
         unsafe { call!(self.api, cuGraphLaunch(executable, self.stream(Stream::Compute))) }

@@ -1,4 +1,7 @@
 //! Devices to test on, and fresh random values.
+//!
+//! `REQUIRE_GPU=1` makes it a failure that there is no real GPU; `NETWEIGHT_TEST_DEVICES=gpu` leaves the emulated ones
+//! out, for a sanitizer that watches the real one.
 #![allow(dead_code)] // not every test needs all
 
 use std::sync::Arc;
@@ -6,13 +9,47 @@ use std::sync::Arc;
 use netweight_cuda_emulator::{Emulator, Options};
 use netweight_kernels_cuda::launch::Buffer;
 use netweight_kernels_cuda::layout::Shape;
-use netweight_kernels_cuda::{Device, Layout, Loader, Matrix};
+use netweight_kernels_cuda::{Device, Layout, Loader, Matrix, driver};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// Emulated GPUs whose threads take turns in different orders: a race gives different results on them.
+/// Emulated GPUs whose threads take turns in different orders: a race gives different results on them. And the real
+/// GPU, if there is one.
 pub fn devices() -> Vec<Device> {
-    [0, 1, 2].map(|order| emulated(Options { order, ..Options::default() })).into()
+    let orders = if std::env::var("NETWEIGHT_TEST_DEVICES").is_ok_and(|only| only == "gpu") { 0..0 } else { 0..3 };
+    let emulated = orders.map(|order| emulated(Options { order, ..Options::default() }));
+    emulated.chain(real()).collect()
+}
+
+/// The first real GPU. Without one, says so, or fails where `REQUIRE_GPU=1` asks for that.
+pub fn real() -> Option<Device> {
+    match driver::open(0) {
+        Ok(device) => Some(device),
+        Err(error) if std::env::var("REQUIRE_GPU").is_ok_and(|value| value == "1") => panic!("no GPU: {error}"),
+        Err(error) => {
+            println!("skipped: no GPU: {error}");
+            None
+        }
+    }
+}
+
+/// Whether a device is emulated: then even tensor cores give the twin's bits.
+pub fn is_emulated(device: &Device) -> bool {
+    device.properties().name == "emulated GPU"
+}
+
+/// Fails where a value is not the twin's: in its bits on an emulated device; on a real one, whose tensor cores round in
+/// their own way, by more than `tolerance` times the largest of the twin's values.
+pub fn assert_close(device: &Device, actual: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    if is_emulated(device) {
+        return assert_eq!(bits(actual), bits(expected), "{what}");
+    }
+    let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    for (idx, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        let is_close = (actual - expected).abs() <= tolerance * largest || actual.to_bits() == expected.to_bits();
+        assert!(is_close, "{what}: value {idx} is {actual}, not {expected}; the largest is {largest}");
+    }
 }
 
 pub fn emulated(options: Options) -> Device {
