@@ -104,9 +104,9 @@ INLINE void score(const AttendArgs &args, float products[2][4][4], u32 first_key
 #pragma unroll
     for (u32 idx = 0; idx < 32; idx++) {
         const u32 b = idx / 16, j = idx / 4 % 4, i = idx % 4, key = first_key + key_of(b, j, i);
-        float value = products[b][j][i] * args.scale;
+        float &value = products[b][j][i];
+        value *= args.scale;
         if (args.softcap > 0.0f) value = args.softcap * tanh_of(value / args.softcap);
-        products[b][j][i] = value;
         const Seen &by = seen[i / 2];
         if (key >= by.first && key < by.end) greatest[i / 2] = max_of(value, greatest[i / 2]);
     }

@@ -6,5 +6,6 @@
 #include "rope.cu"
 #include "pointwise.cu"
 #include "attend_span.cu"
+#include "attend_tile.cu"
 #include "argmax.cu"
 #include "routing.cu"

@@ -7,7 +7,9 @@ mod norm;
 mod pointwise;
 mod routing;
 
-pub use attention::{Attend, AttendScratch, Places, SPAN_POSITIONS, append, attend_steps};
+pub use attention::{
+    Attend, AttendScratch, Places, SPAN_POSITIONS, append, attend_steps, attend_tiles, cut_tiles, tile_rows,
+};
 pub use buffer::Buffer;
 pub use heads::{Heads, head_norm, rope};
 pub use norm::{add_rms_norm, rms_norm};
