@@ -2,6 +2,7 @@
 #include "primitives.cuh"
 #include "math.cuh"
 
+#include "enter_heads.cu"
 #include "norm.cu"
 #include "rope.cu"
 #include "pointwise.cu"

@@ -68,7 +68,7 @@ impl AttendScratch {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct AppendFields {
+pub(super) struct AppendFields {
     k: u64,
     v: u64,
     slots: u64,
@@ -155,23 +155,7 @@ pub fn append(
     places: Places,
     cache: &mut PagedCache,
 ) -> Result<()> {
-    let shape = cache.shape();
-    let (q_width, kv_width) = (attend.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
-    let fields = AppendFields {
-        k: qkv.floats_at(q_width, n_rows, kv_width),
-        v: qkv.floats_at(q_width + kv_width, n_rows, kv_width),
-        slots: places.slots.at(0, n_rows),
-        positions: places.positions.at(0, n_rows),
-        block_table: cache.table.at(0, 0),
-        keys: cache.keys[attend.layer].at(0, 0),
-        values: cache.values[attend.layer].at(0, 0),
-        stride: qkv.width as u32,
-        n_kv_heads: shape.n_kv_heads as u32,
-        head_dim: shape.head_dim as u32,
-        n_slots: shape.n_slots as u32,
-        max_pages: shape.max_pages() as u32,
-        n_pages: shape.n_pages as u32,
-    };
+    let (shape, fields) = (cache.shape(), AppendFields::new(qkv, n_rows, attend, places, cache));
     let n_chunks = (shape.n_kv_heads * shape.head_dim.next_multiple_of(16)).div_ceil(256);
     let grid = Grid { blocks: [n_rows as u32, n_chunks as u32, 1], threads: 256, shared_bytes: 0 };
     let device = cache.table.device();
@@ -180,6 +164,34 @@ pub fn append(
         match shape.kv_type {
             KvType::F16 => device.launch(&AppendF16(fields), grid),
             KvType::Bf16 => device.launch(&AppendBf16(fields), grid),
+        }
+    }
+}
+
+impl AppendFields {
+    pub(super) fn new(
+        qkv: &Buffer,
+        n_rows: usize,
+        attend: &Attend,
+        places: Places,
+        cache: &PagedCache,
+    ) -> AppendFields {
+        let shape = cache.shape();
+        let (q_width, kv_width) = (attend.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
+        AppendFields {
+            k: qkv.floats_at(q_width, n_rows, kv_width),
+            v: qkv.floats_at(q_width + kv_width, n_rows, kv_width),
+            slots: places.slots.at(0, n_rows),
+            positions: places.positions.at(0, n_rows),
+            block_table: cache.table.at(0, 0),
+            keys: cache.keys[attend.layer].at(0, 0),
+            values: cache.values[attend.layer].at(0, 0),
+            stride: qkv.width as u32,
+            n_kv_heads: shape.n_kv_heads as u32,
+            head_dim: shape.head_dim as u32,
+            n_slots: shape.n_slots as u32,
+            max_pages: shape.max_pages() as u32,
+            n_pages: shape.n_pages as u32,
         }
     }
 }
