@@ -27,7 +27,7 @@ INLINE void add_page(const AttendArgs &args, const U32x4 *queries, u32 slot, u32
         factors[row] = factor_of(sums.greatest[row], now);
         sums.greatest[row] = now;
     }
-    weigh<Kv>(scores, first_key, seen, sums.greatest, weights, of_page);
+    weigh<Kv>(scores, sums.greatest, weights, of_page);
 #pragma unroll
     for (u32 row = 0; row < 2; row++) sums.sum[row] = fma(sums.sum[row], factors[row], of_page[row]);
 #pragma unroll
@@ -47,7 +47,8 @@ INLINE void add_page(const AttendArgs &args, const U32x4 *queries, u32 slot, u32
 
 // Adds a span to those before it: totals[i * TILE_THREADS] is this thread's i-th number.
 template <u32 MAX_TILES>
-INLINE void add_span(const Sums &span, const float means[MAX_TILES][4], u32 n_tiles, bool is_first, Sums &sums, float *totals) {
+INLINE void add_span(const Sums &span, const float means[MAX_TILES][4], u32 n_tiles, bool is_first, Sums &sums,
+                     float *totals) {
     float old[2], now[2];
 #pragma unroll
     for (u32 row = 0; row < 2; row++) {
@@ -79,7 +80,8 @@ INLINE void attend_tile(const AttendArgs &args) {
     const u32 first_query = warp_idx() * 16, n_queries = n_rows * group;
     if (first_query >= n_queries) return;
     const u32 slot = args.slots[first_row], last_query = min_of(first_query + 16, n_queries) - 1;
-    const Seen first_seen = seen_by(args, first_row + first_query / group), last_seen = seen_by(args, first_row + last_query / group);
+    const Seen first_seen = seen_by(args, first_row + first_query / group);
+    const Seen last_seen = seen_by(args, first_row + last_query / group);
     if (first_seen.end == 0 || last_seen.end == 0) return;
 
     Seen seen[2] = {};

@@ -51,7 +51,7 @@ struct AppendArgs {
 
 // A position of a slot in the pages, for one head.
 struct KvPlace {
-    u64 page;  // where the head's numbers of the page begin
+    u64 page;   // where the head's numbers of the page begin
     u32 index;  // of the position in the page
     bool is_there;
 };
@@ -64,8 +64,12 @@ INLINE KvPlace place_of(const AppendArgs &args, u32 slot, u32 position, u32 head
     return {(u64(page) * args.n_kv_heads + head) * page_len, position % PAGE_KEYS, page < args.n_pages};
 }
 
-INLINE u64 key_at(const KvPlace &place, u32 dim) { return place.page + (dim / 8 * PAGE_KEYS + key_place(place.index)) * 8 + dim % 8; }
-INLINE u64 value_at(const KvPlace &place, u32 dim, u32 n_dims) { return place.page + (place.index / 8 * n_dims + dim) * 8 + place.index % 8; }
+INLINE u64 key_at(const KvPlace &place, u32 dim) {
+    return place.page + (dim / 8 * PAGE_KEYS + key_place(place.index)) * 8 + dim % 8;
+}
+INLINE u64 value_at(const KvPlace &place, u32 dim, u32 n_dims) {
+    return place.page + (place.index / 8 * n_dims + dim) * 8 + place.index % 8;
+}
 
 // Block (row, 256 elements): an element of k and of v for each thread, dimensions that pad a head among them.
 template <class Kv>

@@ -35,7 +35,9 @@ INLINE void for_quads(u32 width, F f) {
     for (u32 col = thread_idx() * 4; col < width; col += RMS_NORM_THREADS * 4) f(col, min_of(4, width - col));
 }
 
-INLINE float sum_of_squares(float sum, F32x4 x) { return fma(x.w, x.w, fma(x.z, x.z, fma(x.y, x.y, fma(x.x, x.x, sum)))); }
+INLINE float sum_of_squares(float sum, F32x4 x) {
+    return fma(x.w, x.w, fma(x.z, x.z, fma(x.y, x.y, fma(x.x, x.x, sum))));
+}
 
 INLINE void scale_row(const RmsNormArgs &args, const float *x, float sum, float *scratch) {
     const float scale = 1.0f / sqrtf(block_sum(sum, scratch) / float(args.width) + args.eps);

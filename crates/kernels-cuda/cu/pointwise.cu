@@ -33,7 +33,8 @@ INLINE float *row_of_out(const PointwiseArgs &args, u32 row) { return args.out +
 INLINE const float *row_of_x(const PointwiseArgs &args, u32 row) { return args.x + u64(row) * args.x_stride; }
 
 KERNEL(scale, 256, PointwiseArgs) {
-    for_columns(args, block_x(), row_of_out(args, block_x()), nullptr, [&](float out, float) { return out * args.factor; });
+    for_columns(args, block_x(), row_of_out(args, block_x()), nullptr,
+                [&](float out, float) { return out * args.factor; });
 }
 
 KERNEL(add, 256, PointwiseArgs) {

@@ -17,10 +17,20 @@ struct Case {
     window: Option<usize>,
     softcap: Option<f32>,
     kv_type: KvType,
+    /// Whether some numbers of queries and keys are huge, infinite or not numbers.
+    is_odd: bool,
 }
 
-const CASE: Case =
-    Case { n_heads: 4, n_kv_heads: 2, head_dim: 64, lens: [70, 33], window: None, softcap: None, kv_type: KvType::F16 };
+const CASE: Case = Case {
+    n_heads: 4,
+    n_kv_heads: 2,
+    head_dim: 64,
+    lens: [70, 33],
+    window: None,
+    softcap: None,
+    kv_type: KvType::F16,
+    is_odd: false,
+};
 
 impl Case {
     fn attend(&self) -> Attend {
@@ -58,7 +68,15 @@ struct Sequences {
 
 fn sequences(case: &Case, positions: impl Fn(usize, usize) -> bool) -> Sequences {
     let mut random = common::random();
-    let rows = case.lens.map(|len| common::normal(&mut random, len * case.width(), 2.0));
+    let mut rows = case.lens.map(|len| common::normal(&mut random, len * case.width(), 2.0));
+    if case.is_odd {
+        for row in rows.iter_mut().flat_map(|rows| rows.chunks_mut(case.width())) {
+            for x in &mut row[..(case.n_heads + case.n_kv_heads) * case.head_dim] {
+                let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -7e4, 6e4, 3e4];
+                *x = odd.get(random.random_range(0..300)).copied().unwrap_or(*x);
+            }
+        }
+    }
     let expected = std::array::from_fn(|slot| {
         let mut out = vec![vec![f32::NAN; case.n_heads * case.head_dim]; case.lens[slot]];
         for kv_head in 0..case.n_kv_heads {
@@ -196,6 +214,15 @@ fn long_sequences() {
 fn windows_and_softcaps() {
     for (window, softcap) in [(Some(1), None), (Some(50), Some(2.0)), (None, Some(30.0)), (Some(200), None)] {
         check(Case { n_heads: 2, n_kv_heads: 1, head_dim: 16, lens: [330, 120], window, softcap, ..CASE });
+    }
+}
+
+#[test]
+fn scores_that_are_not_finite() {
+    let case = Case { n_heads: 2, n_kv_heads: 1, head_dim: 4, lens: [150, 40], is_odd: true, ..CASE };
+    for window in [Some(3), Some(70), None] {
+        check(Case { window, ..case });
+        check(Case { window, softcap: Some(5.0), kv_type: KvType::Bf16, ..case });
     }
 }
 
