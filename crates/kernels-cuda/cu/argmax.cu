@@ -1,5 +1,6 @@
 // The column of the greatest value of each row, the lowest among equals; a NaN is less than everything. Scalar twin:
 // src/twin/argmax.rs.
+#include "quad.cuh"
 #include "rank.cuh"
 
 struct ArgmaxArgs {
@@ -14,9 +15,15 @@ KERNEL(argmax, 1024, ArgmaxArgs) {
     const float *x = args.x + u64(block_x()) * args.stride;
     u64 best = 0;
 #pragma unroll 4
-    for (u32 col = thread_idx(); col < args.width; col += n_threads()) {
-        const u64 rank = rank_of(x[col], col);
-        best = rank > best ? rank : best;
+    for (u32 col = thread_idx() * 4; col < args.width; col += n_threads() * 4) {
+        const u32 count = min_of(4, args.width - col);
+        const F32x4 quad = load_quad(x, col, count);
+        const float values[4] = {quad.x, quad.y, quad.z, quad.w};
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            const u64 rank = i < count ? rank_of(values[i], col + i) : 0;
+            best = rank > best ? rank : best;
+        }
     }
     best = warp_greatest(best);
     if (lane_idx() == 0) of_warps[warp_idx()] = best;

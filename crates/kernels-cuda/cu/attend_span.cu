@@ -42,9 +42,10 @@ INLINE void weigh_span(const AttendArgs &args, const SpanShared &shared, const S
     if (is_seen) {
         U32x4 fragments[4];
         float sums[2];
-        weigh<Kv>(scores, first_key, seen, greatest, fragments, sums);
+        weigh<Kv>(scores, greatest, fragments, sums);
 #pragma unroll
-        for (u32 step = 0; step < 4; step++) shared.weights[(warp_idx() * 4 + step) * 32 + lane_idx()] = fragments[step];
+        for (u32 step = 0; step < 4; step++)
+            shared.weights[(warp_idx() * 4 + step) * 32 + lane_idx()] = fragments[step];
         if (lane_idx() % 4 == 0) {
             shared.sums[warp_idx() * 16 + g] = sums[0];
             shared.sums[warp_idx() * 16 + g + 8] = sums[1];
@@ -89,7 +90,8 @@ INLINE void attend_span(const AttendArgs &args) {
             greatest[half] = now;
         }
     }
-    const u64 partials[2] = {partial_idx(args, row, first_head + g, span), partial_idx(args, row, first_head + g + 8, span)};
+    const u64 partials[2] = {partial_idx(args, row, first_head + g, span),
+                             partial_idx(args, row, first_head + g + 8, span)};
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
         if (warp_idx() == 0 && t == 0 && g + half * 8 < n_heads)
@@ -105,9 +107,9 @@ INLINE void attend_span(const AttendArgs &args) {
             U32x4 values[2][4];
 #pragma unroll
             for (u32 i = 0; i < 8; i++) {
-                const u32 b = i / 4, tile = min_of(first_tile + i % 4 * SPAN_WARPS, n_tiles - 1);
-                const U32x4 *units = reinterpret_cast<const U32x4 *>(pages[idx]);
-                values[b][i % 4] = load_values(units + (b * 4 + t) * n_dims + tile * 8 + g, first_key + b * 32 + t * 8, seen.end);
+                const u32 unit = i / 4 * 4 + t, tile = min_of(first_tile + i % 4 * SPAN_WARPS, n_tiles - 1);
+                const U32x4 *units = reinterpret_cast<const U32x4 *>(pages[idx]) + unit * n_dims;
+                values[i / 4][i % 4] = load_values(units + tile * 8 + g, first_key + unit * 8, seen.end);
             }
 #pragma unroll
             for (u32 i = 0; i < 16; i++) means[i / 4][i % 4] *= factors[idx][i / 2 % 2];

@@ -23,7 +23,8 @@ struct AttendArgs {
     const u32 *tiles;        // (n_tiles, 2): first row and rows, of one slot, for attend_tile
     float *out;              // (n_rows, out_stride)
     u16 *out_bf16;           // (n_rows, out_bf16_stride)
-    u32 q_stride, out_stride, out_bf16_stride, n_rows, n_heads, n_kv_heads, head_dim, n_slots, max_pages, n_pages, n_spans;
+    u32 q_stride, out_stride, out_bf16_stride;
+    u32 n_rows, n_heads, n_kv_heads, head_dim, n_slots, max_pages, n_pages, n_spans;
     u32 window;              // positions that a query sees, its own among them
     float scale, softcap;    // no softcap: 0
 };
@@ -98,18 +99,31 @@ INLINE void multiply_keys(float products[2][4][4], const U32x4 *queries, const u
 // The key of products[b][j][i] within its page.
 INLINE u32 key_of(u32 b, u32 j, u32 i) { return 32 * b + 8 * (lane_idx() % 4) + 2 * j + i % 2; }
 
-// Products become scores; the greatest of those that rows g and g + 8 see. A NaN is not greater than anything.
-INLINE void score(const AttendArgs &args, float products[2][4][4], u32 first_key, const Seen seen[2], float greatest[2]) {
+// Products become scores, those with keys that rows g and g + 8 do not see -infinity; and the greatest of each row's. A
+// NaN is not greater than anything.
+INLINE void score(const AttendArgs &args, float products[2][4][4], u32 first_key, const Seen seen[2],
+                  float greatest[2]) {
+#pragma unroll
+    for (u32 i = 0; i < 32; i++) products[i / 16][i / 4 % 4][i % 4] *= args.scale;
+    if (args.softcap > 0.0f) {
+#pragma unroll
+        for (u32 i = 0; i < 32; i++) {
+            float &value = products[i / 16][i / 4 % 4][i % 4];
+            value = args.softcap * tanh_of(value / args.softcap);
+        }
+    }
+    const u32 first = max_of(seen[0].first, seen[1].first), end = min_of(seen[0].end, seen[1].end);
+    if (first_key < first || first_key + PAGE_KEYS > end) {
+#pragma unroll
+        for (u32 idx = 0; idx < 32; idx++) {
+            const u32 b = idx / 16, j = idx / 4 % 4, i = idx % 4, key = first_key + key_of(b, j, i);
+            if (key < seen[i / 2].first || key >= seen[i / 2].end) products[b][j][i] = no_score();
+        }
+    }
     greatest[0] = greatest[1] = no_score();
 #pragma unroll
-    for (u32 idx = 0; idx < 32; idx++) {
-        const u32 b = idx / 16, j = idx / 4 % 4, i = idx % 4, key = first_key + key_of(b, j, i);
-        float value = products[b][j][i] * args.scale;
-        if (args.softcap > 0.0f) value = args.softcap * tanh_of(value / args.softcap);
-        products[b][j][i] = value;
-        const Seen &by = seen[i / 2];
-        if (key >= by.first && key < by.end) greatest[i / 2] = max_of(value, greatest[i / 2]);
-    }
+    for (u32 i = 0; i < 32; i++)
+        greatest[i / 2 % 2] = max_of(products[i / 16][i / 4 % 4][i % 4], greatest[i / 2 % 2]);
 #pragma unroll
     for (u32 row = 0; row < 2; row++) {
         greatest[row] = max_of(greatest[row], shuffle_xor(greatest[row], 1));
@@ -122,8 +136,10 @@ INLINE float factor_of(float before, float now) { return before == now ? 1.0f : 
 
 // Weights of a page's keys, rounded, as the left fragments of four steps of 16 keys; and the sums of the rounded.
 template <class Kv>
-INLINE void weigh(const float scores[2][4][4], u32 first_key, const Seen seen[2], const float greatest[2],
-                  U32x4 fragments[4], float sums[2]) {
+INLINE void weigh(const float scores[2][4][4], const float greatest[2], U32x4 fragments[4], float sums[2]) {
+    // Where nothing is seen yet every weight is 0, and not e^(-infinity + infinity).
+    const float base[2] = {greatest[0] == no_score() ? 0.0f : greatest[0],
+                           greatest[1] == no_score() ? 0.0f : greatest[1]};
     sums[0] = sums[1] = 0.0f;
 #pragma unroll
     for (u32 step = 0; step < 4; step++) {
@@ -131,16 +147,11 @@ INLINE void weigh(const float scores[2][4][4], u32 first_key, const Seen seen[2]
 #pragma unroll
         for (u32 word = 0; word < 4; word++) {
             const u32 b = step / 2, j = step % 2 * 2 + word / 2, row = word % 2;
-            u32 pair = 0;
-#pragma unroll
-            for (u32 odd = 0; odd < 2; odd++) {
-                const u32 key = first_key + key_of(b, j, odd);
-                const bool is_seen = key >= seen[row].first && key < seen[row].end;
-                const u16 weight = is_seen ? Kv::of(softmax_exp(scores[b][j][row * 2 + odd] - greatest[row])) : u16(0);
-                sums[row] += Kv::wide(weight);
-                pair |= u32(weight) << (16 * odd);
-            }
-            words[word] = pair;
+            const u16 even = Kv::of(softmax_exp(scores[b][j][row * 2] - base[row]));
+            const u16 odd = Kv::of(softmax_exp(scores[b][j][row * 2 + 1] - base[row]));
+            sums[row] += Kv::wide(even);
+            sums[row] += Kv::wide(odd);
+            words[word] = u32(even) | u32(odd) << 16;
         }
         fragments[step] = {words[0], words[1], words[2], words[3]};
     }

@@ -49,20 +49,40 @@ struct AppendArgs {
     u32 stride, n_kv_heads, head_dim, n_slots, max_pages, n_pages;
 };
 
+// A position of a slot in the pages, for one head.
+struct KvPlace {
+    u64 page;   // where the head's numbers of the page begin
+    u32 index;  // of the position in the page
+    bool is_there;
+};
+
+INLINE KvPlace place_of(const AppendArgs &args, u32 slot, u32 position, u32 head) {
+    const u32 page_idx = position / PAGE_KEYS;
+    if (slot >= args.n_slots || page_idx >= args.max_pages) return {0, 0, false};
+    const u32 page = args.block_table[u64(slot) * args.max_pages + page_idx];
+    const u32 page_len = padded_dims(args.head_dim) * PAGE_KEYS;
+    return {(u64(page) * args.n_kv_heads + head) * page_len, position % PAGE_KEYS, page < args.n_pages};
+}
+
+INLINE u64 key_at(const KvPlace &place, u32 dim) {
+    return place.page + (dim / 8 * PAGE_KEYS + key_place(place.index)) * 8 + dim % 8;
+}
+INLINE u64 value_at(const KvPlace &place, u32 dim, u32 n_dims) {
+    return place.page + (place.index / 8 * n_dims + dim) * 8 + place.index % 8;
+}
+
 // Block (row, 256 elements): an element of k and of v for each thread, dimensions that pad a head among them.
 template <class Kv>
 INLINE void append(const AppendArgs &args) {
     const u32 row = block_x(), n_dims = padded_dims(args.head_dim), idx = block_y() * n_threads() + thread_idx();
-    const u32 head = idx / n_dims, dim = idx % n_dims, slot = args.slots[row], position = args.positions[row];
-    const u32 page_idx = position / PAGE_KEYS, key = position % PAGE_KEYS;
-    if (head >= args.n_kv_heads || slot >= args.n_slots || page_idx >= args.max_pages) return;
-    const u32 page = args.block_table[u64(slot) * args.max_pages + page_idx];
-    if (page >= args.n_pages) return;
+    const u32 head = idx / n_dims, dim = idx % n_dims;
+    if (head >= args.n_kv_heads) return;
+    const KvPlace place = place_of(args, args.slots[row], args.positions[row], head);
+    if (!place.is_there) return;
     const u64 from = u64(row) * args.stride + head * args.head_dim + dim;
-    const u64 to = (u64(page) * args.n_kv_heads + head) * (n_dims * PAGE_KEYS);
     const bool is_padding = dim >= args.head_dim;
-    args.keys[to + (dim / 8 * PAGE_KEYS + key_place(key)) * 8 + dim % 8] = is_padding ? u16(0) : Kv::of(args.k[from]);
-    args.values[to + (key / 8 * n_dims + dim) * 8 + key % 8] = is_padding ? u16(0) : Kv::of(args.v[from]);
+    args.keys[key_at(place, dim)] = is_padding ? u16(0) : Kv::of(args.k[from]);
+    args.values[value_at(place, dim, n_dims)] = is_padding ? u16(0) : Kv::of(args.v[from]);
 }
 
 KERNEL(append_f16, 256, AppendArgs) { append<KvF16>(args); }

@@ -3,9 +3,11 @@
 
 #include "argmax.cu"
 #include "attend_span.cu"
+#include "attend_tile.cu"
 #include "bias.cu"
 #include "decode.cu"
 #include "encode.cu"
+#include "enter_heads.cu"
 #include "linear.cu"
 #include "norm.cu"
 #include "pointwise.cu"

@@ -1,5 +1,5 @@
 // RMSNorm over rows and over heads. Scalar twin: src/twin/norm.rs.
-#include "primitives.cuh"
+#include "quad.cuh"
 
 struct RmsNormArgs {
     const float *x;       // (n_rows, stride)
@@ -35,30 +35,9 @@ INLINE void for_quads(u32 width, F f) {
     for (u32 col = thread_idx() * 4; col < width; col += RMS_NORM_THREADS * 4) f(col, min_of(4, width - col));
 }
 
-// Columns col..col + count of a row, the rest 0: at once where the row begins at a multiple of 16 bytes.
-INLINE F32x4 load_quad(const float *row, u32 col, u32 count) {
-    if ((u64(row) & 15) == 0 && count == 4) return *reinterpret_cast<const F32x4 *>(row + col);
-    F32x4 out = {row[col], 0.0f, 0.0f, 0.0f};
-    if (count > 1) out.y = row[col + 1];
-    if (count > 2) out.z = row[col + 2];
-    if (count > 3) out.w = row[col + 3];
-    return out;
+INLINE float sum_of_squares(float sum, F32x4 x) {
+    return fma(x.w, x.w, fma(x.z, x.z, fma(x.y, x.y, fma(x.x, x.x, sum))));
 }
-
-INLINE void store_quad(float *row, u16 *row_bf16, u32 col, u32 count, F32x4 x) {
-    if ((u64(row) & 15) == 0 && count == 4) {
-        *reinterpret_cast<F32x4 *>(row + col) = x;
-        *reinterpret_cast<U32x2 *>(row_bf16 + col) = {pair_of(x.x, x.y), pair_of(x.z, x.w)};
-        return;
-    }
-    const float values[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        if (i < count) row[col + i] = values[i], row_bf16[col + i] = bf16_of(values[i]);
-    }
-}
-
-INLINE float sum_of_squares(float sum, F32x4 x) { return fma(x.w, x.w, fma(x.z, x.z, fma(x.y, x.y, fma(x.x, x.x, sum)))); }
 
 INLINE void scale_row(const RmsNormArgs &args, const float *x, float sum, float *scratch) {
     const float scale = 1.0f / sqrtf(block_sum(sum, scratch) / float(args.width) + args.eps);

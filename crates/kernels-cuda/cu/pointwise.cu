@@ -1,5 +1,6 @@
 // Element by element: scale, add, softcap, zero, gate, gather, scatter_add. Scalar twin: src/twin/pointwise.rs.
 #include "math.cuh"
+#include "quad.cuh"
 
 struct PointwiseArgs {
     const float *x;        // (x_rows, x_stride)
@@ -13,8 +14,6 @@ struct PointwiseArgs {
     u32 padding;
 };
 
-INLINE bool is_aligned(const void *address) { return (u64(address) & 15) == 0; }
-
 // Block (row, chunk of 4 columns a thread). out[col] = f(a[col], b[col]); a row that is null counts as zeros.
 template <class F>
 INLINE void for_columns(const PointwiseArgs &args, u32 out_row, const float *a, const float *b, F f) {
@@ -22,27 +21,20 @@ INLINE void for_columns(const PointwiseArgs &args, u32 out_row, const float *a, 
     if (col >= args.width) return;
     float *out = args.out + u64(out_row) * args.out_stride;
     u16 *out_bf16 = args.out_bf16 + u64(out_row) * args.out_bf16_stride;
-    if (col + 4 <= args.width && is_aligned(out) && is_aligned(a) && is_aligned(b)) {
-        F32x4 from_a = {}, from_b = {};
-        if (a) from_a = *reinterpret_cast<const F32x4 *>(a + col);
-        if (b) from_b = *reinterpret_cast<const F32x4 *>(b + col);
-        const F32x4 values = {f(from_a.x, from_b.x), f(from_a.y, from_b.y), f(from_a.z, from_b.z), f(from_a.w, from_b.w)};
-        *reinterpret_cast<F32x4 *>(out + col) = values;
-        *reinterpret_cast<U32x2 *>(out_bf16 + col) = {pair_of(values.x, values.y), pair_of(values.z, values.w)};
-        return;
-    }
-    for (u32 i = col; i < min_of(col + 4, args.width); i++) {
-        const float value = f(a ? a[i] : 0.0f, b ? b[i] : 0.0f);
-        out[i] = value;
-        out_bf16[i] = bf16_of(value);
-    }
+    const u32 count = min_of(4, args.width - col);
+    F32x4 from_a = {}, from_b = {};
+    if (a) from_a = load_quad(a, col, count);
+    if (b) from_b = load_quad(b, col, count);
+    store_quad(out, out_bf16, col, count,
+               {f(from_a.x, from_b.x), f(from_a.y, from_b.y), f(from_a.z, from_b.z), f(from_a.w, from_b.w)});
 }
 
 INLINE float *row_of_out(const PointwiseArgs &args, u32 row) { return args.out + u64(row) * args.out_stride; }
 INLINE const float *row_of_x(const PointwiseArgs &args, u32 row) { return args.x + u64(row) * args.x_stride; }
 
 KERNEL(scale, 256, PointwiseArgs) {
-    for_columns(args, block_x(), row_of_out(args, block_x()), nullptr, [&](float out, float) { return out * args.factor; });
+    for_columns(args, block_x(), row_of_out(args, block_x()), nullptr,
+                [&](float out, float) { return out * args.factor; });
 }
 
 KERNEL(add, 256, PointwiseArgs) {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use netweight_kernels_cuda::launch::{self, Attend, AttendScratch, Buffer, Places, SPAN_POSITIONS};
+use netweight_kernels_cuda::launch::{self, Attend, AttendScratch, Places, SPAN_POSITIONS};
 use netweight_kernels_cuda::twin::attention as twin;
 use netweight_kernels_cuda::{Device, Error, KvType, PagedCache, PagedShape};
 use rand::Rng;
@@ -17,10 +17,20 @@ struct Case {
     window: Option<usize>,
     softcap: Option<f32>,
     kv_type: KvType,
+    /// Whether some numbers of queries and keys are huge, infinite or not numbers.
+    is_odd: bool,
 }
 
-const CASE: Case =
-    Case { n_heads: 4, n_kv_heads: 2, head_dim: 64, lens: [70, 33], window: None, softcap: None, kv_type: KvType::F16 };
+const CASE: Case = Case {
+    n_heads: 4,
+    n_kv_heads: 2,
+    head_dim: 64,
+    lens: [70, 33],
+    window: None,
+    softcap: None,
+    kv_type: KvType::F16,
+    is_odd: false,
+};
 
 impl Case {
     fn attend(&self) -> Attend {
@@ -58,7 +68,15 @@ struct Sequences {
 
 fn sequences(case: &Case, positions: impl Fn(usize, usize) -> bool) -> Sequences {
     let mut random = common::random();
-    let rows = case.lens.map(|len| common::normal(&mut random, len * case.width(), 2.0));
+    let mut rows = case.lens.map(|len| common::normal(&mut random, len * case.width(), 2.0));
+    if case.is_odd {
+        for row in rows.iter_mut().flat_map(|rows| rows.chunks_mut(case.width())) {
+            for x in &mut row[..(case.n_heads + case.n_kv_heads) * case.head_dim] {
+                let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -7e4, 6e4, 3e4];
+                *x = odd.get(random.random_range(0..300)).copied().unwrap_or(*x);
+            }
+        }
+    }
     let expected = std::array::from_fn(|slot| {
         let mut out = vec![vec![f32::NAN; case.n_heads * case.head_dim]; case.lens[slot]];
         for kv_head in 0..case.n_kv_heads {
@@ -104,8 +122,9 @@ impl OnDevice {
         OnDevice { device, cache, scratch }
     }
 
-    /// Appends, then attends for the given (slot, position), which are a batch; with more spans than needed.
-    fn run(&mut self, case: &Case, sequences: &Sequences, batch: &[(usize, usize)], more_spans: usize) -> Vec<f32> {
+    /// Appends, then attends for the given (slot, position), which are a batch: in tiles, or as steps, with more spans
+    /// than needed.
+    fn run(&mut self, case: &Case, sequences: &Sequences, batch: &[(usize, usize)], is_tiled: bool) -> Vec<f32> {
         let row = |&(slot, position): &(usize, usize)| &sequences.rows[slot][position * case.width()..][..case.width()];
         let rows: Vec<f32> = batch.iter().flat_map(row).copied().collect();
         for (slot, position) in batch {
@@ -119,19 +138,26 @@ impl OnDevice {
         let positions = self.device.upload(&of(|place| place.1)).expect("memory");
         let places = Places { slots: &slots, positions: &positions };
         launch::append(&qkv, batch.len(), &case.attend(), places, &mut self.cache).expect("a launch");
-        let n_spans = batch.iter().map(|place| place.1 / SPAN_POSITIONS + 1).max().unwrap_or(1) + more_spans;
-        self.attend(case, &qkv, batch.len(), places, n_spans, &mut out);
+        let (attend, cache, n_rows) = (case.attend(), &self.cache, batch.len());
+        match launch::tile_rows(&attend, case.shape()).filter(|_| is_tiled) {
+            Some(tile_rows) => {
+                let tiles = launch::cut_tiles(&of(|place| place.0), &of(|place| place.1), tile_rows);
+                let on_device = self.device.upload(&tiles).expect("memory");
+                launch::attend_tiles(&qkv, n_rows, &on_device, tiles.len(), &attend, places, cache, &mut out)
+            }
+            None => {
+                let n_spans = batch.iter().map(|place| place.1 / SPAN_POSITIONS + 1).max().unwrap_or(1) + 2;
+                launch::attend_steps(&qkv, 0..n_rows, &attend, places, cache, n_spans, &mut self.scratch, &mut out)
+            }
+        }
+        .expect("a launch");
         let out = common::values(&out);
         out.chunks(out_width).flat_map(|row| row[..out_width - 2].to_vec()).collect()
     }
-
-    fn attend(&mut self, case: &Case, qkv: &Buffer, n_rows: usize, places: Places, n_spans: usize, out: &mut Buffer) {
-        let (cache, scratch) = (&self.cache, &mut self.scratch);
-        launch::attend_steps(qkv, 0..n_rows, &case.attend(), places, cache, n_spans, scratch, out).expect("a launch");
-    }
 }
 
-/// Prompts of both sequences at once but for their last two positions, then those as steps of both together.
+/// Prompts of both sequences at once but for their last two positions, in tiles, and some of them as steps again; then
+/// the last two as steps of both together.
 fn check(case: Case) {
     let chunk = 61;
     let is_checked = |slot: usize, position: usize| {
@@ -157,11 +183,13 @@ fn check(case: Case) {
             let of_slot =
                 |slot: usize| (first..(first + chunk).min(case.lens[slot] - 2)).map(move |position| (slot, position));
             let batch: Vec<_> = of_slot(0).chain(of_slot(1)).collect();
-            compare(&batch, &on_device.run(&case, &sequences, &batch, 0));
+            compare(&batch, &on_device.run(&case, &sequences, &batch, true));
+            let some = &batch[batch.len() / 2..(batch.len() / 2 + 2).min(batch.len())];
+            compare(some, &on_device.run(&case, &sequences, some, false));
         }
         for back in [2, 1] {
             let batch = [(1, case.lens[1] - back), (0, case.lens[0] - back)];
-            compare(&batch, &on_device.run(&case, &sequences, &batch, 3));
+            compare(&batch, &on_device.run(&case, &sequences, &batch, false));
         }
     }
 }
@@ -171,7 +199,7 @@ fn heads_of_all_kinds() {
     for (n_heads, n_kv_heads, head_dim) in [(1, 1, 2), (3, 1, 18), (2, 2, 80), (5, 1, 96), (8, 1, 128)] {
         check(Case { n_heads, n_kv_heads, head_dim, lens: [67, 3], ..CASE });
     }
-    for (n_heads, n_kv_heads, head_dim) in [(2, 1, 256), (1, 1, 512), (35, 1, 16)] {
+    for (n_heads, n_kv_heads, head_dim) in [(2, 1, 256), (1, 1, 512), (35, 1, 16), (65, 1, 16)] {
         check(Case { n_heads, n_kv_heads, head_dim, lens: [5, 3], ..CASE });
     }
 }
@@ -187,6 +215,24 @@ fn windows_and_softcaps() {
     for (window, softcap) in [(Some(1), None), (Some(50), Some(2.0)), (None, Some(30.0)), (Some(200), None)] {
         check(Case { n_heads: 2, n_kv_heads: 1, head_dim: 16, lens: [330, 120], window, softcap, ..CASE });
     }
+}
+
+#[test]
+fn scores_that_are_not_finite() {
+    let case = Case { n_heads: 2, n_kv_heads: 1, head_dim: 4, lens: [150, 40], is_odd: true, ..CASE };
+    for window in [Some(3), Some(70), None] {
+        check(Case { window, ..case });
+        check(Case { window, softcap: Some(5.0), kv_type: KvType::Bf16, ..case });
+    }
+}
+
+#[test]
+fn tiles_are_of_one_slot_in_order() {
+    let slots = [4, 4, 4, 4, 1, 1, 1, 4];
+    let positions = [7, 8, 9, 10, 11, 0, 1, 2];
+    let tiles = launch::cut_tiles(&slots, &positions, 3);
+    assert_eq!(tiles, [[0, 3], [3, 1], [4, 1], [5, 2], [7, 1]]);
+    assert!(launch::cut_tiles(&[], &[], 3).is_empty());
 }
 
 #[test]

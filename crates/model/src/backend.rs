@@ -32,6 +32,28 @@ pub struct Attend<'a> {
     pub places: &'a [Place], // (n_rows)
 }
 
+/// RMSNorm of each query and key head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadNorms<'a, V> {
+    /// Weight for query heads.
+    pub q: &'a V, // (head_dim)
+    /// Weight for key heads.
+    pub k: &'a V, // (head_dim)
+    /// `eps` of both.
+    pub eps: f32,
+}
+
+/// How query and key heads are rotated; see [`Backend::rope`].
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation<'a, V> {
+    /// Dimensions of a head that are.
+    pub rotary_dim: usize,
+    /// Cosines and sines.
+    pub table: &'a V, // (table rows, rotary_dim)
+    /// The row of the table that each row takes.
+    pub table_rows: &'a [u32], // (n_rows)
+}
+
 /// Heads that stand side by side in a row: columns `col..col + n_heads * head_dim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
@@ -175,6 +197,28 @@ pub trait Backend {
         table: &Self::Vector, // (table rows, rotary_dim)
         table_rows: &[u32],   // (n_rows)
     );
+
+    /// Norms query and key heads, if there are norms, rotates them, and attends. What is in `qkv` afterwards is any.
+    fn attention(
+        &mut self,
+        qkv: &mut Self::Buffer, // (n_rows, q | k | v)
+        attend: &Attend,
+        norms: Option<HeadNorms<Self::Vector>>,
+        rotation: Rotation<Self::Vector>,
+        cache: &mut Self::Cache,
+        out: &mut Self::Buffer, // (n_rows, n_heads * head_dim)
+    ) {
+        let (n_rows, Attention { n_heads, n_kv_heads, head_dim, .. }) = (attend.places.len(), *attend.attention);
+        if let Some(HeadNorms { q, k, eps }) = norms {
+            self.head_norm(qkv, n_rows, Heads { col: 0, n_heads, head_dim }, q, eps);
+            let keys = Heads { col: attend.attention.q_width(), n_heads: n_kv_heads, head_dim };
+            self.head_norm(qkv, n_rows, keys, k, eps);
+        }
+        // Key heads stand right after query heads and are rotated with them.
+        let heads = Heads { col: 0, n_heads: n_heads + n_kv_heads, head_dim };
+        self.rope(qkv, heads, rotation.rotary_dim, rotation.table, rotation.table_rows);
+        self.attend(qkv, attend, cache, out);
+    }
 
     /// Appends all rows' keys and values to the cache, then attends: for each row and query head, softmax over the
     /// positions that the row sees of `softcap(scale * q . k)`, and the sum of their values with these weights.

@@ -3,10 +3,10 @@
 //! Every difference between families is a field of [`Spec`](crate::Spec) or is in the weights; the order here is that
 //! of the reference models in transformers. Nothing allocates.
 
-use crate::backend::{Attend, Backend, Experts, Heads, Place};
+use crate::backend::{Attend, Backend, Experts, HeadNorms, Place, Rotation};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::spec::{Attention, Mlp, Routed};
+use crate::spec::{Mlp, Routed};
 use crate::weights::{Gated, LayerWeights, MlpWeights, Part};
 use crate::workspace::{RoutedBuffers, Workspace};
 
@@ -68,17 +68,11 @@ impl<B: Backend> Model<B> {
         let Workspace { hidden, normed, delta, qkv, mixed, table_rows, .. } = workspace;
         backend.rms_norm(hidden, n_rows, &weights.before_attention, eps, normed);
         backend.linear(normed, n_rows, &weights.qkv, qkv);
-        let Attention { n_heads, n_kv_heads, head_dim, rope_idx, .. } = *attention;
-        if let Some([q_norm, k_norm]) = &weights.qk_norms {
-            backend.head_norm(qkv, n_rows, Heads { col: 0, n_heads, head_dim }, q_norm, eps);
-            let keys = Heads { col: attention.q_width(), n_heads: n_kv_heads, head_dim };
-            backend.head_norm(qkv, n_rows, keys, k_norm, eps);
-        }
-        // Key heads stand right after query heads and are rotated with them.
-        let heads = Heads { col: 0, n_heads: n_heads + n_kv_heads, head_dim };
+        let norms = weights.qk_norms.as_ref().map(|[q, k]| HeadNorms { q, k, eps });
+        let (rope_idx, table) = (attention.rope_idx, &self.rope_tables[attention.rope_idx]);
         let rotary_dim = self.spec.ropes[rope_idx].rotary_dim;
-        backend.rope(qkv, heads, rotary_dim, &self.rope_tables[rope_idx], &table_rows[rope_idx]);
-        backend.attend(qkv, attend, cache, mixed);
+        let rotation = Rotation { rotary_dim, table, table_rows: &table_rows[rope_idx] };
+        backend.attention(qkv, attend, norms, rotation, cache, mixed);
         match &weights.after_attention {
             None => backend.linear_add(mixed, n_rows, &weights.o, self.spec.hidden, delta, hidden),
             Some(norm) => {

@@ -37,7 +37,7 @@ mod workspace;
 
 mod error;
 
-pub use backend::{Attend, Backend, Experts, Heads, Place, Room};
+pub use backend::{Attend, Backend, Experts, HeadNorms, Heads, Place, Room, Rotation};
 pub use error::{Error, Result};
 pub use families::architectures;
 pub use forward::Batch;

@@ -77,7 +77,9 @@ fn ways(
     let mut found = Vec::new();
     let is_gpu = matches!(model.decoder, AnyDecoder::Cuda(_));
     let most = model.decoder.max_batch_tokens();
-    for (slot, how, step) in [(0, "all at once", most), (1, "64 at a time", SMALL_BATCH.min(most)), (2, "token by token", 1)] {
+    for (slot, how, step) in
+        [(0, "all at once", most), (1, "64 at a time", SMALL_BATCH.min(most)), (2, "token by token", 1)]
+    {
         let sha256 = hash(&mut model, &tokens, slot, step)?;
         let group = usize::from(is_gpu && step.min(tokens.len()) > SMALL_BATCH);
         found.push(Way { name: format!("{layouts}, {how}"), group, sha256 });

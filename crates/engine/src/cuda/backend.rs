@@ -7,9 +7,10 @@ use netweight_kernels_cuda as kernels;
 use netweight_kernels_cuda::launch::{self, AttendScratch, Buffer, Epilogue, Places, Prefill};
 use netweight_kernels_cuda::layout::Shape;
 use netweight_kernels_cuda::{Device, Memory, PagedCache, Pinned, View};
-use netweight_model::{Activation, Attend, Backend, Experts, Heads, Part, Room};
+use netweight_model::{Activation, Attend, Backend, Experts, HeadNorms, Heads, Part, Place, Room, Rotation};
 
 use super::experts::ExpertTables;
+use super::graphs;
 use super::inputs::Inputs;
 use super::linear::{CudaLinear, Streamed};
 use crate::Interrupt;
@@ -41,6 +42,7 @@ pub struct Cuda {
     failed: Option<kernels::Error>,
     numbers: Inputs<u32>,
     floats: Inputs<f32>,
+    tiles: Inputs<[u32; 2]>,
     streamed: Option<Streamed>,
     prefill: Prefill,
     scratch: AttendScratch,
@@ -84,6 +86,7 @@ impl Cuda {
             failed: None,
             numbers: Inputs::new(device, sizes.max_tokens),
             floats: Inputs::new(device, sizes.max_tokens),
+            tiles: Inputs::new(device, sizes.max_tokens),
             streamed: None,
             prefill: Prefill::new(device, shapes)?,
             scratch: AttendScratch::new(device, sizes.n_spans, sizes.n_heads, sizes.head_dim)?,
@@ -107,6 +110,7 @@ impl Cuda {
         (self.mode, self.interrupt, self.n_spans) = (mode, interrupt.clone(), n_spans);
         self.numbers.begin();
         self.floats.begin();
+        self.tiles.begin();
     }
 
     /// The first error since the last time.
@@ -135,6 +139,42 @@ impl Cuda {
         }
         let put = self.numbers.put(key, values, self.mode != Mode::Replay);
         put.map_err(|error| self.failed = Some(error)).ok()
+    }
+
+    /// Brings places to the GPU, once a step: slots, positions.
+    fn put_places(&mut self, attend: &Attend) -> Option<[usize; 2]> {
+        let slots = self.put(Some(SLOTS), attend.places.iter().map(|place| place.slot as u32))?;
+        let positions = self.put(Some(POSITIONS), attend.places.iter().map(|place| place.position as u32))?;
+        Some([slots, positions])
+    }
+
+    fn places(&self, [slots, positions]: [usize; 2]) -> Places<'_> {
+        Places { slots: self.numbers.get(slots), positions: self.numbers.get(positions) }
+    }
+
+    /// Attends with rows whose keys and values are in the cache.
+    fn attend_entered(
+        &mut self,
+        qkv: &Buffer,
+        attend: &Attend,
+        how: &launch::Attend,
+        [slots, positions]: [usize; 2],
+        cache: &PagedCache,
+        out: &mut Buffer,
+    ) -> kernels::Result<()> {
+        let n_rows = attend.places.len();
+        let places = Places { slots: self.numbers.get(slots), positions: self.numbers.get(positions) };
+        match launch::tile_rows(how, cache.shape()).filter(|_| n_rows > graphs::MAX_TOKENS) {
+            Some(tile_rows) => {
+                let tile = |at: &Place| (at.slot as u32, at.position as u32);
+                let (slots, positions): (Vec<u32>, Vec<u32>) = attend.places.iter().map(tile).unzip();
+                let tiles = launch::cut_tiles(&slots, &positions, tile_rows);
+                let n_tiles = tiles.len();
+                let idx = self.tiles.put(Some(tile_rows), tiles.into_iter(), true)?;
+                launch::attend_tiles(qkv, n_rows, self.tiles.get(idx), n_tiles, how, places, cache, out)
+            }
+            None => launch::attend_steps(qkv, 0..n_rows, how, places, cache, self.n_spans, &mut self.scratch, out),
+        }
     }
 
     /// `out[.., out_col..] (+)= W x` for each part, wherever its matrix is.
@@ -176,6 +216,17 @@ impl Cuda {
             streamed.used(indices)?;
         }
         Ok(())
+    }
+}
+
+fn how_of(attend: &Attend) -> launch::Attend {
+    let declared = attend.attention;
+    launch::Attend {
+        layer: attend.layer_idx,
+        n_heads: declared.n_heads,
+        scale: declared.scale,
+        softcap: declared.softcap,
+        window: declared.window,
     }
 }
 
@@ -311,22 +362,36 @@ impl Backend for Cuda {
         self.issue(|cuda| launch::rope(x, n_rows, heads_of(heads), rotary_dim, table, cuda.numbers.get(idx)));
     }
 
-    fn attend(&mut self, qkv: &Buffer, attend: &Attend, cache: &mut PagedCache, out: &mut Buffer) {
-        let (declared, n_rows) = (attend.attention, attend.places.len());
-        let slots = self.put(Some(SLOTS), attend.places.iter().map(|place| place.slot as u32));
-        let positions = self.put(Some(POSITIONS), attend.places.iter().map(|place| place.position as u32));
-        let (Some(slots), Some(positions)) = (slots, positions) else { return };
-        let how = launch::Attend {
-            layer: attend.layer_idx,
-            n_heads: declared.n_heads,
-            scale: declared.scale,
-            softcap: declared.softcap,
-            window: declared.window,
-        };
+    /// Heads enter in one kernel. Rows of a prompt attend in tiles, single steps each on its own, with the same bits.
+    fn attention(
+        &mut self,
+        qkv: &mut Buffer,
+        attend: &Attend,
+        norms: Option<HeadNorms<Memory<f32>>>,
+        rotation: Rotation<Memory<f32>>,
+        cache: &mut PagedCache,
+        out: &mut Buffer,
+    ) {
+        let (how, n_rows) = (how_of(attend), attend.places.len());
+        // The same rows for all layers of a rope: where they stand on the host names them.
+        let table_rows = rotation.table_rows;
+        let Some(table_rows) = self.put(Some(table_rows.as_ptr() as usize), table_rows.iter().copied()) else { return };
+        let Some(places) = self.put_places(attend) else { return };
+        let norms = norms.map(|norms| launch::Norms { q: norms.q, k: norms.k, eps: norms.eps });
         self.issue(|cuda| {
-            let places = Places { slots: cuda.numbers.get(slots), positions: cuda.numbers.get(positions) };
-            launch::append(qkv, n_rows, &how, places, cache)?;
-            launch::attend_steps(qkv, 0..n_rows, &how, places, cache, cuda.n_spans, &mut cuda.scratch, out)
+            let (rotary_dim, table) = (rotation.rotary_dim, rotation.table);
+            let rotation = launch::Rotation { rotary_dim, table, table_rows: cuda.numbers.get(table_rows) };
+            launch::enter_heads(qkv, n_rows, &how, norms, rotation, cuda.places(places), cache)?;
+            cuda.attend_entered(qkv, attend, &how, places, cache, out)
+        });
+    }
+
+    fn attend(&mut self, qkv: &Buffer, attend: &Attend, cache: &mut PagedCache, out: &mut Buffer) {
+        let how = how_of(attend);
+        let Some(places) = self.put_places(attend) else { return };
+        self.issue(|cuda| {
+            launch::append(qkv, attend.places.len(), &how, cuda.places(places), cache)?;
+            cuda.attend_entered(qkv, attend, &how, places, cache, out)
         });
     }
 

@@ -12,6 +12,8 @@ use crate::runtime::Grid;
 
 /// Positions of a span, whose results are merged; `SPAN_KEYS` in cu/attention.cu.
 pub const SPAN_POSITIONS: usize = 256;
+/// Queries of a tile: rows times the query heads that share a head of keys.
+const TILE_QUERIES: usize = 64;
 
 /// Where rows stand, on the GPU: so that a captured graph may run for other places. Rows of places that a cache does
 /// not have are left out, and what is computed for them is any.
@@ -66,7 +68,7 @@ impl AttendScratch {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct AppendFields {
+pub(super) struct AppendFields {
     k: u64,
     v: u64,
     slots: u64,
@@ -132,6 +134,10 @@ kernels! {
     SpanF16(AttendFields) "attend_span_f16"
     SpanBf16(AttendFields) "attend_span_bf16"
     Merge(AttendFields) "attend_merge"
+    TileF16To128(AttendFields) "attend_tile_f16_128"
+    TileF16To256(AttendFields) "attend_tile_f16_256"
+    TileBf16To128(AttendFields) "attend_tile_bf16_128"
+    TileBf16To256(AttendFields) "attend_tile_bf16_256"
 }
 
 /// Writes keys and values of rows `..n_rows` of `q | k | v` into the cache, over what was there. Slots must have pages
@@ -149,23 +155,7 @@ pub fn append(
     places: Places,
     cache: &mut PagedCache,
 ) -> Result<()> {
-    let shape = cache.shape();
-    let (q_width, kv_width) = (attend.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
-    let fields = AppendFields {
-        k: qkv.floats_at(q_width, n_rows, kv_width),
-        v: qkv.floats_at(q_width + kv_width, n_rows, kv_width),
-        slots: places.slots.at(0, n_rows),
-        positions: places.positions.at(0, n_rows),
-        block_table: cache.table.at(0, 0),
-        keys: cache.keys[attend.layer].at(0, 0),
-        values: cache.values[attend.layer].at(0, 0),
-        stride: qkv.width as u32,
-        n_kv_heads: shape.n_kv_heads as u32,
-        head_dim: shape.head_dim as u32,
-        n_slots: shape.n_slots as u32,
-        max_pages: shape.max_pages() as u32,
-        n_pages: shape.n_pages as u32,
-    };
+    let (shape, fields) = (cache.shape(), AppendFields::new(qkv, n_rows, attend, places, cache));
     let n_chunks = (shape.n_kv_heads * shape.head_dim.next_multiple_of(16)).div_ceil(256);
     let grid = Grid { blocks: [n_rows as u32, n_chunks as u32, 1], threads: 256, shared_bytes: 0 };
     let device = cache.table.device();
@@ -174,6 +164,34 @@ pub fn append(
         match shape.kv_type {
             KvType::F16 => device.launch(&AppendF16(fields), grid),
             KvType::Bf16 => device.launch(&AppendBf16(fields), grid),
+        }
+    }
+}
+
+impl AppendFields {
+    pub(super) fn new(
+        qkv: &Buffer,
+        n_rows: usize,
+        attend: &Attend,
+        places: Places,
+        cache: &PagedCache,
+    ) -> AppendFields {
+        let shape = cache.shape();
+        let (q_width, kv_width) = (attend.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim);
+        AppendFields {
+            k: qkv.floats_at(q_width, n_rows, kv_width),
+            v: qkv.floats_at(q_width + kv_width, n_rows, kv_width),
+            slots: places.slots.at(0, n_rows),
+            positions: places.positions.at(0, n_rows),
+            block_table: cache.table.at(0, 0),
+            keys: cache.keys[attend.layer].at(0, 0),
+            values: cache.values[attend.layer].at(0, 0),
+            stride: qkv.width as u32,
+            n_kv_heads: shape.n_kv_heads as u32,
+            head_dim: shape.head_dim as u32,
+            n_slots: shape.n_slots as u32,
+            max_pages: shape.max_pages() as u32,
+            n_pages: shape.n_pages as u32,
         }
     }
 }
@@ -273,4 +291,70 @@ pub fn attend_steps(
         }
     }
     Ok(())
+}
+
+/// Rows that [`attend_tiles`] takes at once, or `None` where [`attend_steps`] must do: for heads beyond 256 dimensions,
+/// and for more than 64 query heads to a head of keys.
+pub fn tile_rows(attend: &Attend, shape: PagedShape) -> Option<usize> {
+    let n_rows = TILE_QUERIES / (attend.n_heads / shape.n_kv_heads).max(1);
+    Some(n_rows).filter(|&n_rows| n_rows > 0 && shape.head_dim <= 256)
+}
+
+/// Cuts rows into tiles of up to `tile_rows`, each of one slot at consecutive positions: first row and rows of each.
+pub fn cut_tiles(
+    slots: &[u32],     // (n_rows)
+    positions: &[u32], // (n_rows)
+    tile_rows: usize,
+) -> Vec<[u32; 2]> {
+    let mut tiles: Vec<[u32; 2]> = Vec::new();
+    for (row, place) in slots.iter().zip(positions).enumerate() {
+        let goes_on = row > 0 && *place.0 == slots[row - 1] && positions[row - 1].checked_add(1) == Some(*place.1);
+        match tiles.last_mut() {
+            Some([_, n_rows]) if goes_on && (*n_rows as usize) < tile_rows => *n_rows += 1,
+            _ => tiles.push([row as u32, 1]),
+        }
+    }
+    tiles
+}
+
+/// Attends with the queries of tiles, which share what they load: the kernel for prompts. The result has the same bits
+/// as that of [`attend_steps`].
+///
+/// # Errors
+/// `InvalidArgument` where [`tile_rows`] is `None`; the driver's.
+///
+/// # Panics
+/// Where memory is smaller, or the heads do not fit each other.
+#[allow(clippy::too_many_arguments)] // each is another thing
+pub fn attend_tiles(
+    qkv: &Buffer, // (n_rows, q | k | v)
+    n_rows: usize,
+    tiles: &Memory<[u32; 2]>, // (n_tiles) or more, as `cut_tiles` cuts these rows or some of them
+    n_tiles: usize,
+    attend: &Attend,
+    places: Places,
+    cache: &PagedCache,
+    out: &mut Buffer, // (n_rows, n_heads * head_dim)
+) -> Result<()> {
+    let shape = cache.shape();
+    if tile_rows(attend, shape).is_none() {
+        return Err(Error::InvalidArgument("no tiles of queries have such heads".to_owned()));
+    }
+    let mut fields = AttendFields::new(qkv, 0..n_rows, attend, places, cache, out);
+    fields.tiles = tiles.at(0, n_tiles);
+    let n_steps = shape.head_dim.div_ceil(16);
+    // For each of four warps, fragments of queries, and totals of 16 queries.
+    let shared_bytes = (4 * n_steps * 32 * 16 + 4 * 16 * n_steps * 16 * 4) as u32;
+    let grid = Grid { blocks: [n_tiles as u32, shape.n_kv_heads as u32, 1], threads: 128, shared_bytes };
+    let device = cache.table.device();
+    // SAFETY: rows and columns were checked by `AttendFields::new`, the tiles above; the kernel takes no row beyond
+    // `n_rows`, and no page that the cache does not have.
+    unsafe {
+        match (shape.kv_type, shape.head_dim <= 128) {
+            (KvType::F16, true) => device.launch(&TileF16To128(fields), grid),
+            (KvType::F16, false) => device.launch(&TileF16To256(fields), grid),
+            (KvType::Bf16, true) => device.launch(&TileBf16To128(fields), grid),
+            (KvType::Bf16, false) => device.launch(&TileBf16To256(fields), grid),
+        }
+    }
 }

@@ -4,6 +4,7 @@ mod attention;
 mod buffer;
 mod decode;
 pub(crate) mod encode;
+mod enter;
 mod experts;
 mod heads;
 mod linear;
@@ -12,9 +13,12 @@ mod pointwise;
 mod prefill;
 mod routing;
 
-pub use attention::{Attend, AttendScratch, Places, SPAN_POSITIONS, append, attend_steps};
+pub use attention::{
+    Attend, AttendScratch, Places, SPAN_POSITIONS, append, attend_steps, attend_tiles, cut_tiles, tile_rows,
+};
 pub use buffer::Buffer;
 pub use decode::{decode, embed};
+pub use enter::{Norms, Rotation, enter_heads};
 pub use experts::{ExpertTable, Sent};
 pub use heads::{Heads, head_norm, rope};
 pub use linear::{Epilogue, MAX_PARTS, Part, gated_linear, is_gate_and_up, linear};

@@ -7,7 +7,8 @@
 //! for each span of 256 positions, at multiples of 256, in which it sees a key, from nothing:
 //!     for each page of 64 in which it sees a key, ascending:
 //!         greatest   = the greatest score of the span so far; f = e^(the one before - greatest)
-//!         weight[k]  = r(e^(score[k] - greatest)), 0 below e^-87 and for keys of the page that it does not see
+//!         weight[k]  = r(e^(score[k] - greatest)), 0 below e^-87 and for keys of the page that it does not see, and
+//!                      e^score[k] where greatest is -infinity
 //!         sum        = fma(sum, f, (s[0] + s[1]) + (s[2] + s[3])), s[t] the ascending sum over k / 8 % 4 = t
 //!         mean[d]    = mean[d] * f, then + weight . r(value[..][d]), 16 keys at a time
 //! the spans so far and the next, with m the greater of both greatest, f(g) = e^(g - m), f' of the next:
@@ -91,7 +92,8 @@ fn add_page(
         .collect();
     let greatest = scores.iter().flatten().fold(sums.greatest, |greatest, score| greater(greatest, *score));
     let factor = factor(sums.greatest, greatest);
-    let weight = |score: &Option<f32>| score.map_or(0.0, |score| rounded(kv_type, math::softmax_exp(score - greatest)));
+    let base = if greatest == f32::NEG_INFINITY { 0.0 } else { greatest };
+    let weight = |score: &Option<f32>| score.map_or(0.0, |score| rounded(kv_type, math::softmax_exp(score - base)));
     let weights: Vec<f32> = scores.iter().map(weight).collect();
     let mut of_lanes = [0f32; 4];
     for (key, weight) in weights.iter().enumerate() {
