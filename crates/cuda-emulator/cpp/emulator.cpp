@@ -1,7 +1,5 @@
 // Fibers, and the launch that Rust calls. Goes in: a kernel's name, its grid, the bytes of its parameter. All kernels
 // are in this one unit: see the includes at its end.
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -9,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "fiber.hpp"
 #include "primitives.cuh"
 
 namespace emulator {
@@ -35,7 +34,7 @@ enum class State { Ready, AtBarrier, AtExchange, Done };
 constexpr size_t STACK_BYTES = 256 * 1024;
 
 struct Fiber {
-    ucontext_t context;
+    Context context;
     State state;
 };
 
@@ -50,7 +49,7 @@ struct Block {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     std::vector<std::unique_ptr<char[]>> stacks;
-    ucontext_t scheduler;
+    Context scheduler;
     u32 n_at_barrier, n_done;
     void (*run)(const void *);
     const void *args;
@@ -61,13 +60,14 @@ thread_local Block block;
 void wait(State state) {
     Fiber &fiber = block.fibers[current_thread];
     fiber.state = state;
-    swapcontext(&fiber.context, &block.scheduler);
+    switch_context(fiber.context, block.scheduler);
 }
 
 void fiber_main() {
     block.run(block.args);
     block.fibers[current_thread].state = State::Done;
     block.n_done++;
+    leave_context(block.scheduler);
 }
 
 void prepare(u32 threads) {
@@ -78,11 +78,7 @@ void prepare(u32 threads) {
     block.n_at_barrier = block.n_done = 0;
     for (u32 idx = 0; idx < threads; idx++) {
         Fiber &fiber = block.fibers[idx];
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = block.stacks[idx].get();
-        fiber.context.uc_stack.ss_size = STACK_BYTES;
-        fiber.context.uc_link = &block.scheduler;
-        makecontext(&fiber.context, fiber_main, 0);
+        prepare_context(fiber.context, block.stacks[idx].get(), STACK_BYTES, fiber_main);
         fiber.state = State::Ready;
     }
 }
@@ -99,7 +95,7 @@ bool run_block(u32 threads, u64 order, std::mt19937_64 &random) {
             if (block.fibers[idx].state != State::Ready) continue;
             any = true;
             current_thread = idx;
-            swapcontext(&block.scheduler, &block.fibers[idx].context);
+            switch_context(block.scheduler, block.fibers[idx].context);
         }
         if (!any) return false;
     }

@@ -98,10 +98,11 @@ INLINE U32x2 load_once(const U32x2 *from) { return *from; }
 
 // Products are exact in double, and so is nearly every sum of 16; one rounding to f32 at the end. GPUs align products
 // to the largest and cut: they differ from this in the last bits, in a way that depends on the chip.
-INLINE void mma_bf16(float d[4], const u32 a[4], u32 b0, u32 b1) {
+template <class Widen>
+INLINE void mma(float d[4], const u32 a[4], u32 b0, u32 b1, Widen widen) {
     const u32 lane = thread_idx() & 31, g = lane / 4, t = lane % 4;
     const emulator::Posted *all = emulator::exchange({{a[0], a[1], a[2], a[3], b0, b1}});
-    const auto half = [](u32 pair, u32 odd) { return double(float_of(odd ? pair & 0xffff0000u : pair << 16)); };
+    const auto half = [&](u32 pair, u32 odd) { return double(widen(u16(odd ? pair >> 16 : pair))); };
     double sums[4] = {d[0], d[1], d[2], d[3]};
     for (u32 k = 0; k < 16; k++) {
         const u32 owner = k % 8 / 2, upper = k / 8, odd = k % 2;
@@ -113,3 +114,7 @@ INLINE void mma_bf16(float d[4], const u32 a[4], u32 b0, u32 b1) {
     }
     for (u32 i = 0; i < 4; i++) d[i] = float(sums[i]);
 }
+INLINE void mma_bf16(float d[4], const u32 a[4], u32 b0, u32 b1) {
+    mma(d, a, b0, b1, [](u16 value) { return float_of(u32(value) << 16); });
+}
+INLINE void mma_f16(float d[4], const u32 a[4], u32 b0, u32 b1) { mma(d, a, b0, b1, of_f16); }

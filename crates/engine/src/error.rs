@@ -46,6 +46,9 @@ pub enum Error {
     /// [`Interrupt`](crate::Interrupt) was set while the model ran.
     #[error("interrupted")]
     Interrupted,
+    /// A GPU, its driver or its memory.
+    #[error(transparent)]
+    Device(#[from] netweight_kernels_cuda::Error),
     /// The backend failed.
     #[error(transparent)]
     Backend(Box<dyn std::error::Error + Send + Sync>),

@@ -48,6 +48,8 @@ mod options;
 
 mod cpu;
 
+mod cuda;
+
 mod chat;
 
 mod sampler;
@@ -56,6 +58,7 @@ mod generate;
 
 pub use chat::{ChatTemplate, Message, Rendering, plain_prompt};
 pub use cpu::CpuDecoder;
+pub use cuda::CudaDecoder;
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use generate::{Answer, Event, Generator, Options, Session, Statistics, StopMatcher, StopReason};

@@ -38,8 +38,8 @@ pub struct LoadOptions {
     pub max_positions: Option<usize>,
     /// Sequences that the cache has room for.
     pub n_slots: usize,
-    /// Tokens that run together at most.
-    pub max_batch_tokens: usize,
+    /// Tokens that run together at most; `None`: 256 on the CPU, 2048 on a GPU.
+    pub max_batch_tokens: Option<usize>,
     /// Instruction set of the CPU; `None`: the fastest, or what `NETWEIGHT_ISA` names.
     pub isa: Option<Isa>,
 }
@@ -59,7 +59,7 @@ impl Default for LoadOptions {
             kv_type: KvType::F16,
             max_positions: None,
             n_slots: 1,
-            max_batch_tokens: 256,
+            max_batch_tokens: None,
             isa: None,
         }
     }

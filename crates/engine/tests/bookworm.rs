@@ -22,7 +22,7 @@ fn generator() -> Generator<CpuDecoder> {
         precision: Some(Precision::F32),
         kv_type: KvType::F32,
         max_positions: Some(256),
-        max_batch_tokens: 7,
+        max_batch_tokens: Some(7),
         ..LoadOptions::default()
     };
     let decoder = CpuDecoder::load(&store(), &options, &Interrupt::new(), &|_| ()).unwrap();

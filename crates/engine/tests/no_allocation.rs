@@ -74,7 +74,7 @@ const N_ROUNDS: usize = 5;
 
 /// Runs all passes once to wake every thread, and then again.
 fn check(path: &Path, options: &LoadOptions) {
-    let options = LoadOptions { n_slots: 5, max_positions: Some(MAX_POSITIONS), max_batch_tokens: 32, ..*options };
+    let options = LoadOptions { n_slots: 5, max_positions: Some(MAX_POSITIONS), max_batch_tokens: Some(32), ..*options };
     let mut model = load(path, &options);
     let passes = PASSES.iter().enumerate().map(|(idx, runs)| prepare(&model, runs, idx % 2 == 1));
     let mut passes: Vec<Prepared> = passes.collect();

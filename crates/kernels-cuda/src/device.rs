@@ -2,17 +2,26 @@
 //! Next in the flow: launch/mod.rs.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
 
 use crate::error::{Error, Result};
-use crate::runtime::{EventId, Grid, Properties, Runtime, Stream};
+use crate::runtime::{EventId, GraphId, Grid, Properties, Runtime, Stream};
 
 /// A GPU that kernels are launched on. Clones are the same GPU.
 #[derive(Clone)]
 pub struct Device {
     pub(crate) runtime: Arc<dyn Runtime>,
+    held: Arc<Mutex<Held>>,
+}
+
+/// Memory that nobody has any more, but that graphs may still work on: it is freed with the last graph.
+#[derive(Default)]
+struct Held {
+    n_graphs: usize,
+    memories: Vec<u64>,
+    pinned: Vec<(usize, usize)>, // address, bytes
 }
 
 /// `len` values on a GPU.
@@ -30,6 +39,12 @@ pub struct Pinned<T> {
     len: usize,
 }
 
+/// Launches and copies that were captured, to be issued in one call. Memory that they work on stays as long as any graph.
+pub struct Graph {
+    device: Device,
+    id: GraphId,
+}
+
 /// The parameter of a kernel.
 pub(crate) trait Args: Pod {
     /// The kernel's name in `cu/`.
@@ -39,7 +54,7 @@ pub(crate) trait Args: Pod {
 impl Device {
     /// A device over any runtime.
     pub fn new(runtime: Arc<dyn Runtime>) -> Device {
-        Device { runtime }
+        Device { runtime, held: Arc::default() }
     }
 
     /// What it is.
@@ -111,6 +126,49 @@ impl Device {
         self.runtime.seconds_between(begin, end)
     }
 
+    /// From here on, what is issued is captured and not run.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn begin_capture(&self) -> Result<()> {
+        self.runtime.begin_capture()?;
+        self.held().n_graphs += 1;
+        Ok(())
+    }
+
+    /// Ends a capture; `None` where this device cannot capture: then everything has been run.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn end_capture(&self) -> Result<Option<Graph>> {
+        let graph = self.runtime.end_capture();
+        if !matches!(graph, Ok(Some(_))) {
+            self.release();
+        }
+        Ok(graph?.map(|id| Graph { device: self.clone(), id }))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One graph less: with the last, frees what was held for them.
+    fn release(&self) {
+        let mut held = self.held();
+        held.n_graphs -= 1;
+        if held.n_graphs > 0 {
+            return;
+        }
+        for memory in std::mem::take(&mut held.memories) {
+            // SAFETY: its owner is gone, and so are all graphs; the runtime waits for what was issued.
+            unsafe { self.runtime.free(memory) };
+        }
+        for (address, len) in std::mem::take(&mut held.pinned) {
+            // SAFETY: as above.
+            unsafe { self.runtime.free_pinned(address as *mut u8, len) };
+        }
+    }
+
     /// Launches a kernel.
     ///
     /// # Safety
@@ -132,6 +190,24 @@ impl Device {
         }
         // SAFETY: the caller's.
         unsafe { self.runtime.launch(stream, A::KERNEL, grid, bytemuck::bytes_of(args)) }
+    }
+}
+
+impl Graph {
+    /// Issues all of it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn replay(&self) -> Result<()> {
+        // SAFETY: memory that was there when it was captured is not freed before the graph.
+        unsafe { self.device.runtime.replay(self.id) }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.device.runtime.drop_graph(self.id);
+        self.device.release();
     }
 }
 
@@ -194,10 +270,23 @@ impl<T: Pod> Memory<T> {
     ///
     /// # Panics
     /// Where either is shorter.
-    pub(crate) fn copy_from(&mut self, start: usize, from: &Pinned<T>, from_start: usize, len: usize) -> Result<()> {
+    pub fn copy_from(&mut self, start: usize, from: &Pinned<T>, from_start: usize, len: usize) -> Result<()> {
         let (dst, src) = (self.at(start, len), &from.as_slice()[from_start..from_start + len]);
         // SAFETY: both have `len` values. Pinned memory is freed only after the stream is done with it.
         unsafe { self.device.runtime.copy_in(Stream::Compute, dst, src.as_ptr().cast(), size_of_val(src)) }
+    }
+
+    /// Copies `len` values from `start` on to pinned memory, on the compute stream; they may be looked at when it is there.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// Where either is shorter.
+    pub(crate) fn copy_to(&self, start: usize, to: &mut Pinned<T>, len: usize) -> Result<()> {
+        let (src, dst) = (self.at(start, len), &mut to.as_mut_slice()[..len]);
+        // SAFETY: both have `len` values. Pinned memory is freed only after the stream is done with it.
+        unsafe { self.device.runtime.copy_out(Stream::Compute, dst.as_mut_ptr().cast(), src, size_of_val(dst)) }
     }
 
     /// Values `start..start + out.len()`, when everything issued before is done.
@@ -233,6 +322,11 @@ impl<T: Pod> Memory<T> {
 
 impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
+        let mut held = self.device.held();
+        if held.n_graphs > 0 {
+            held.memories.push(self.address);
+            return;
+        }
         // SAFETY: it was allocated by this runtime, which waits for what was issued, and nobody has it any more.
         unsafe { self.device.runtime.free(self.address) };
     }
@@ -266,6 +360,11 @@ impl<T: Pod> Pinned<T> {
 impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         let bytes = (self.len * size_of::<T>()).max(16);
+        let mut held = self.device.held();
+        if held.n_graphs > 0 {
+            held.pinned.push((self.address as usize, bytes));
+            return;
+        }
         // SAFETY: as many bytes were allocated by this runtime, and nobody has them any more.
         unsafe { self.device.runtime.free_pinned(self.address.cast(), bytes) };
     }

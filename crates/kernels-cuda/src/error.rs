@@ -30,6 +30,14 @@ pub enum Error {
         /// Name and text of the driver's error.
         what: String,
     },
+    /// The cache of keys and values has too few free pages for a sequence.
+    #[error("{n_positions} positions of a sequence do not fit the cache; {n_fitting} do now")]
+    CacheFull {
+        /// Positions that were asked for.
+        n_positions: usize,
+        /// Positions that this sequence could have now.
+        n_fitting: usize,
+    },
     /// Arguments that contradict each other.
     #[error("{0}")]
     InvalidArgument(String),

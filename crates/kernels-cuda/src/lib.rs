@@ -6,6 +6,7 @@
 //! driver::{devices, open}        real GPUs
 //! Device, Memory, Pinned         a GPU, and memory with owners
 //! layout, Loader, Matrix         how weights lie in its memory, and how they get there
+//! PagedCache                     keys and values of sequences, in pages
 //! launch::*                      one safe function for each kernel, which checks lengths
 //! twin::*                        what each kernel computes, in scalar Rust
 //! ```
@@ -22,6 +23,8 @@ pub mod driver;
 #[allow(unsafe_code)]
 mod device;
 
+mod kv_cache;
+
 #[allow(unsafe_code)]
 pub mod launch;
 
@@ -33,8 +36,9 @@ pub mod twin;
 #[allow(unsafe_code)]
 mod wide;
 
-pub use device::{Device, Memory, Pinned};
+pub use device::{Device, Graph, Memory, Pinned};
 pub use error::{Error, Result};
+pub use kv_cache::{KvType, MAX_HEAD_DIM, PAGE_POSITIONS, PagedCache, PagedShape};
 pub use layout::Layout;
 pub use matrix::{HostMatrix, Loader, Matrix, View};
 pub use slots::Slots;

@@ -114,6 +114,21 @@ impl View<'_> {
         }
     }
 
+    /// Whether both have the same layout and as many columns, so that one launch takes them.
+    pub fn is_like(&self, other: &View<'_>) -> bool {
+        (self.layout, self.shape.cols) == (other.layout, other.shape.cols)
+    }
+
+    /// Whether both have the same layout and shape.
+    pub fn is_same_kind(&self, other: &View<'_>) -> bool {
+        (self.layout, self.shape) == (other.layout, other.shape)
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     pub(crate) fn whole(&self, out_col: usize) -> MatrixArgs {
         self.args(0, self.shape.rows, out_col)
     }

@@ -3,11 +3,9 @@
 mod common;
 
 use common::{halves, load};
-use netweight_kernels_cuda::launch::{self, Activation, Buffer, ExpertTable, Sent};
+use netweight_kernels_cuda::launch::{self, Activation, Buffer, ExpertTable, Routed, Routing, Sent};
 use netweight_kernels_cuda::layout::Shape;
 use netweight_kernels_cuda::{Layout, Matrix, View, twin};
-use rand::Rng;
-use rand::seq::index::sample;
 
 #[test]
 fn experts() {
@@ -27,19 +25,12 @@ fn experts() {
                     })
                 })
                 .collect();
-            // Each row to `top_k` experts; entries by expert, then by row.
-            let chosen: Vec<Vec<usize>> =
-                (0..n_rows).map(|_| sample(&mut random, n_experts, top_k).into_vec()).collect();
-            let mut starts = vec![0u32];
-            let mut rows = Vec::new();
-            for expert in 0..n_experts {
-                rows.extend((0..n_rows as u32).filter(|&row| chosen[row as usize].contains(&expert)));
-                starts.push(rows.len() as u32);
-            }
-            let row_weights: Vec<f32> = rows.iter().map(|_| random.random()).collect();
-            let (starts_there, rows_there) = (device.upload(&starts).unwrap(), device.upload(&rows).unwrap());
-            let weights_there = device.upload(&row_weights).unwrap();
-            let sent = Sent { starts: &starts_there, rows: &rows_there, weights: &weights_there, n_rows, top_k };
+            let logits = common::buffer(&device, n_experts, &common::normal(&mut random, n_rows * n_experts, 1.0));
+            let mut routing = Routing::new(&device, n_rows, n_experts, top_k).unwrap();
+            launch::route(&logits, n_rows, Routed { n_experts, top_k, norm_top_k: true }, &mut routing).unwrap();
+            let (starts, rows) = (routing.starts.to_vec().unwrap(), routing.rows.to_vec().unwrap());
+            let row_weights = routing.weights.to_vec().unwrap();
+            let sent = Sent { routing: &routing, n_rows, top_k };
             let x = common::buffer(&device, hidden, &common::normal(&mut random, n_rows * hidden, 1.0));
             for layout in Layout::ALL {
                 let shapes = [up, up, down];
@@ -58,7 +49,7 @@ fn experts() {
                 let mut out = common::buffer(&device, hidden, &vec![f32::NAN; n_rows * hidden]);
                 gate_up.gated_linear(&x, sent, Activation::Silu, &mut gated).unwrap();
                 downs.linear(&gated, sent, &mut output).unwrap();
-                launch::combine_experts(&output, sent, hidden, &mut out).unwrap();
+                launch::combine(&output, n_rows, hidden, top_k, &routing, &mut out).unwrap();
                 // One by one.
                 let mut expected_outputs = Vec::new();
                 for expert in 0..n_experts {
@@ -73,8 +64,13 @@ fn experts() {
                         expected_outputs.push(twin::linear(down, &weights[expert][2], None, &halves(&one, 0)));
                     }
                 }
-                let outputs: Vec<&[f32]> = expected_outputs.iter().map(Vec::as_slice).collect();
-                let expected = twin::combine_experts(&outputs, &rows, &row_weights, n_rows, hidden).concat();
+                let mut expected = vec![0f32; n_rows * hidden];
+                for ((output, &row), weight) in expected_outputs.iter().zip(&rows).zip(&row_weights) {
+                    let sums = &mut expected[row as usize * hidden..][..hidden];
+                    sums.iter_mut()
+                        .zip(output)
+                        .for_each(|(sum, y)| *sum = twin::pointwise::add_scaled(*sum, *weight, *y));
+                }
                 let found = out.floats.to_vec().unwrap();
                 common::assert_close(&device, &found, &expected, 1e-4, &format!("{layout:?} {n_experts} {n_rows}"));
             }

@@ -53,7 +53,7 @@ fn without_a_library() {
     let x = common::buffer(device, 64, &[1.0; 64]);
     for layout in Layout::ALL {
         let matrix = common::load(device, layout, shape, &[0x3f80; 16 * 64], None);
-        let mut prefill = Prefill::new(device, 64).expect("memory");
+        let mut prefill = Prefill::new(device, [shape].into_iter()).expect("memory");
         let mut out = common::buffer(device, 16, &[1.0; 16]);
         assert!(!prefill.linear(&x, 1, (matrix.view(), 0), false, &mut out).expect("no error"));
         assert_eq!(out.floats.to_vec().expect("a copy"), [1.0; 16]);

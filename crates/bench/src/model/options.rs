@@ -111,7 +111,7 @@ impl ModelOptions {
             layout,
             max_positions: Some(self.context.unwrap_or(self.prompt + self.generate)),
             n_slots: self.max_batch(),
-            max_batch_tokens: self.prompt.min(MAX_PREFILL).max(self.max_batch()),
+            max_batch_tokens: Some(self.prompt.min(MAX_PREFILL).max(self.max_batch())),
             ..LoadOptions::default()
         }
     }

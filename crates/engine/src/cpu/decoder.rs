@@ -14,6 +14,9 @@ use crate::options::{LoadOptions, LoadReport, MAX_LOGIT_ROWS, default_precision,
 use crate::store::Store;
 use crate::{Error, Interrupt, Result};
 
+/// Tokens that run together where nobody says.
+const DEFAULT_BATCH_TOKENS: usize = 256;
+
 /// A model on the CPU with its cache.
 pub struct CpuDecoder {
     model: Model<Cpu>,
@@ -46,7 +49,10 @@ impl CpuDecoder {
             n_threads: if options.n_threads == 0 { n_cores() } else { options.n_threads },
             precision: options.precision.unwrap_or_else(|| default_precision(store, &spec)),
             kv_type: options.kv_type,
-            max_tokens: options.max_batch_tokens.clamp(1, max_positions.saturating_mul(options.n_slots.max(1))),
+            max_tokens: options
+                .max_batch_tokens
+                .unwrap_or(DEFAULT_BATCH_TOKENS)
+                .clamp(1, max_positions.saturating_mul(options.n_slots.max(1))),
             max_positions,
             n_slots: options.n_slots.max(1),
         };

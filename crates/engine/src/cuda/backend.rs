@@ -4,8 +4,9 @@
 //! say what changes from step to step: a captured graph does the rest. Next in the flow: decoder.rs.
 
 use netweight_kernels_cuda as kernels;
-use netweight_kernels_cuda::launch::{self, AttendArgs, Buffer, Epilogue, Norm, PagedCache, Prefill, Routes};
-use netweight_kernels_cuda::{Device, Memory, Pinned, View};
+use netweight_kernels_cuda::launch::{self, AttendScratch, Buffer, Epilogue, Places, Prefill};
+use netweight_kernels_cuda::layout::Shape;
+use netweight_kernels_cuda::{Device, Memory, PagedCache, Pinned, View};
 use netweight_model::{Activation, Attend, Backend, Experts, Heads, Part, Room};
 
 use super::experts::ExpertTables;
@@ -24,19 +25,356 @@ pub enum Mode {
     Replay,
 }
 
+/// Keys of [`Inputs`] that stay within a step.
+const SLOTS: usize = 0;
+const POSITIONS: usize = 1;
+
 /// A GPU: scratch memory, and what changes from step to step.
 pub struct Cuda {
     pub(super) device: Device,
-    pub(super) mode: Mode,
-    pub(super) interrupt: Interrupt,
-    /// Tokens of one batch from which on the vendor's GEMM takes over.
-    pub(super) prefill_from: usize,
-    pub(super) logits: Pinned<f32>, // (max_logits, vocab): where captured graphs copy them to
+    mode: Mode,
+    interrupt: Interrupt,
+    gemm_from: usize, // tokens of a batch from which on the vendor's GEMM takes over
+    n_spans: usize,
+    /// Where logits, and routers', come back to.
+    pub(super) logits: Pinned<f32>, // (n_logits, vocab)
     failed: Option<kernels::Error>,
     numbers: Inputs<u32>,
     floats: Inputs<f32>,
     streamed: Option<Streamed>,
     prefill: Prefill,
-    attention: launch::Attention,
+    scratch: AttendScratch,
     experts: ExpertTables,
+}
+
+/// What a [`Cuda`] has memory for.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Tokens of a batch.
+    pub max_tokens: usize,
+    /// Rows of logits that come back at once.
+    pub n_logits: usize,
+    /// Vocabulary.
+    pub vocab: usize,
+    /// Spans of all rows' attention at once, at most.
+    pub n_spans: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+}
+
+impl Cuda {
+    /// Allocates all but weights and cache.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, the driver's.
+    pub fn new(
+        device: &Device,
+        sizes: Sizes,
+        shapes: impl Iterator<Item = Shape>,
+        gemm_from: usize,
+    ) -> kernels::Result<Cuda> {
+        Ok(Cuda {
+            mode: Mode::Eager,
+            interrupt: Interrupt::new(),
+            gemm_from,
+            n_spans: 1,
+            logits: device.pinned(sizes.n_logits * sizes.vocab)?,
+            failed: None,
+            numbers: Inputs::new(device, sizes.max_tokens),
+            floats: Inputs::new(device, sizes.max_tokens),
+            streamed: None,
+            prefill: Prefill::new(device, shapes)?,
+            scratch: AttendScratch::new(device, sizes.n_spans, sizes.n_heads, sizes.head_dim)?,
+            experts: ExpertTables::new(device, sizes.max_tokens),
+            device: device.clone(),
+        })
+    }
+
+    /// Takes the matrices that stream in.
+    pub fn set_streamed(&mut self, streamed: Option<Streamed>) {
+        self.streamed = streamed;
+    }
+
+    /// Whether a forward pass may be captured: all weights stay where they are.
+    pub fn can_capture(&self) -> bool {
+        self.streamed.is_none()
+    }
+
+    /// Begins a forward pass, of which the one before is done; no position's attention is longer than `n_spans`.
+    pub fn begin(&mut self, mode: Mode, interrupt: &Interrupt, n_spans: usize) {
+        (self.mode, self.interrupt, self.n_spans) = (mode, interrupt.clone(), n_spans);
+        self.numbers.begin();
+        self.floats.begin();
+    }
+
+    /// The first error since the last time.
+    ///
+    /// # Errors
+    /// It.
+    pub fn check(&mut self) -> kernels::Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Runs `work`, unless something failed before, a graph has it, or nobody waits for it any more.
+    fn issue(&mut self, work: impl FnOnce(&mut Cuda) -> kernels::Result<()>) {
+        let is_interrupted = self.mode == Mode::Eager && self.interrupt.is_set();
+        if self.mode == Mode::Replay || self.failed.is_some() || is_interrupted {
+            return;
+        }
+        if let Err(error) = work(self) {
+            self.failed = Some(error);
+        }
+    }
+
+    /// Brings numbers that change from step to step to the GPU; `None` where something failed.
+    fn put(&mut self, key: Option<usize>, values: impl ExactSizeIterator<Item = u32>) -> Option<usize> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let put = self.numbers.put(key, values, self.mode != Mode::Replay);
+        put.map_err(|error| self.failed = Some(error)).ok()
+    }
+
+    /// `out[.., out_col..] (+)= W x` for each part, wherever its matrix is.
+    fn multiply(
+        &mut self,
+        x: &Buffer,
+        n_rows: usize,
+        parts: &[Part<CudaLinear>],
+        epilogue: Epilogue,
+        out: &mut Buffer,
+    ) -> kernels::Result<()> {
+        let indices = parts.iter().filter_map(|part| part.linear.streamed_idx());
+        if let Some(streamed) = &mut self.streamed {
+            streamed.fetch(indices.clone())?;
+        }
+        let streamed = self.streamed.as_ref();
+        let mut fused = Vec::with_capacity(parts.len());
+        for Part { linear, out_col } in parts {
+            match linear {
+                CudaLinear::Wide(matrix) => matrix.linear(x, n_rows, *out_col, epilogue == Epilogue::Add, out)?,
+                _ => fused.push((linear.view(streamed)?, *out_col)),
+            }
+        }
+        let mut fused = &fused[..];
+        while let Some(&(first, out_col)) = fused.first() {
+            let adds = epilogue == Epilogue::Add;
+            if n_rows >= self.gemm_from && self.prefill.linear(x, n_rows, (first, out_col), adds, out)? {
+                fused = &fused[1..];
+                continue;
+            }
+            let is_like = |(view, _): &&(View<'_>, usize)| view.is_like(&first);
+            let n_alike = fused.iter().take(launch::MAX_PARTS).take_while(is_like).count();
+            let (alike, rest) = fused.split_at(n_alike);
+            let parts = alike.iter().map(|&(matrix, out_col)| launch::Part { matrix, out_col });
+            launch::linear(x, n_rows, &parts.collect::<Vec<_>>(), epilogue, out)?;
+            fused = rest;
+        }
+        if let Some(streamed) = &mut self.streamed {
+            streamed.used(indices)?;
+        }
+        Ok(())
+    }
+}
+
+fn activation_of(activation: Activation) -> launch::Activation {
+    match activation {
+        Activation::Silu => launch::Activation::Silu,
+        Activation::GeluTanh => launch::Activation::GeluTanh,
+        Activation::GeluErf => launch::Activation::GeluErf,
+    }
+}
+
+fn heads_of(heads: Heads) -> launch::Heads {
+    launch::Heads { col: heads.col, n_heads: heads.n_heads, head_dim: heads.head_dim }
+}
+
+fn model_error(error: kernels::Error) -> netweight_model::Error {
+    netweight_model::Error::Backend(Box::new(error))
+}
+
+impl Backend for Cuda {
+    type Linear = CudaLinear;
+    type Vector = Memory<f32>;
+    type Buffer = Buffer;
+    type Cache = PagedCache;
+
+    fn buffer(&self, n_rows: usize, width: usize) -> netweight_model::Result<Buffer> {
+        Buffer::new(&self.device, n_rows, width).map_err(model_error)
+    }
+
+    fn vector(&self, values: &[f32]) -> netweight_model::Result<Memory<f32>> {
+        self.device.upload(values).map_err(model_error)
+    }
+
+    fn room(&self, cache: &PagedCache) -> Room {
+        Room { n_slots: cache.shape().n_slots, n_positions: cache.shape().max_positions }
+    }
+
+    fn embed(&mut self, table: &CudaLinear, tokens: &[u32], out: &mut Buffer) {
+        let Some(idx) = self.put(None, tokens.iter().copied()) else { return };
+        self.issue(|cuda| {
+            if let (Some(streamed), Some(idx)) = (&mut cuda.streamed, table.streamed_idx()) {
+                streamed.fetch([idx].into_iter())?;
+            }
+            let tokens_there = cuda.numbers.get(idx);
+            match table {
+                CudaLinear::Wide(matrix) => matrix.embed(tokens_there, tokens.len(), out)?,
+                _ => launch::embed(table.view(cuda.streamed.as_ref())?, tokens_there, tokens.len(), out)?,
+            }
+            match (&mut cuda.streamed, table.streamed_idx()) {
+                (Some(streamed), Some(idx)) => streamed.used([idx].into_iter()),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    fn scale(&mut self, x: &mut Buffer, n_rows: usize, width: usize, factor: f32) {
+        self.issue(|_| launch::scale(x, n_rows, width, factor));
+    }
+
+    fn linear(&mut self, x: &Buffer, n_rows: usize, parts: &[Part<CudaLinear>], out: &mut Buffer) {
+        self.issue(|cuda| cuda.multiply(x, n_rows, parts, Epilogue::Store, out));
+    }
+
+    fn linear_add(
+        &mut self,
+        x: &Buffer,
+        n_rows: usize,
+        part: &Part<CudaLinear>,
+        _width: usize,
+        _scratch: &mut Buffer,
+        out: &mut Buffer,
+    ) {
+        self.issue(|cuda| cuda.multiply(x, n_rows, std::slice::from_ref(part), Epilogue::Add, out));
+    }
+
+    /// In one kernel where gate and up stand side by side and the vendor's GEMM would not be faster.
+    fn gated_linear(
+        &mut self,
+        x: &Buffer,
+        n_rows: usize,
+        gate_up: &[Part<CudaLinear>],
+        (activation, width): (Activation, usize),
+        scratch: &mut Buffer,
+        out: &mut Buffer,
+    ) {
+        let activation = activation_of(activation);
+        self.issue(|cuda| {
+            let indices = gate_up.iter().filter_map(|part| part.linear.streamed_idx());
+            let is_wide = gate_up.iter().any(|part| matches!(part.linear, CudaLinear::Wide(_)));
+            if n_rows < cuda.gemm_from && !is_wide {
+                if let Some(streamed) = &mut cuda.streamed {
+                    streamed.fetch(indices.clone())?;
+                }
+                let views = gate_up.iter().map(|part| part.linear.view(cuda.streamed.as_ref()));
+                let views = views.collect::<kernels::Result<Vec<View<'_>>>>()?;
+                if launch::is_gate_and_up(&views) {
+                    launch::gated_linear(x, n_rows, &views, activation, out)?;
+                    return cuda.streamed.as_mut().map_or(Ok(()), |streamed| streamed.used(indices));
+                }
+            }
+            cuda.multiply(x, n_rows, gate_up, Epilogue::Store, scratch)?;
+            launch::gate(activation, scratch, n_rows, width, out)
+        });
+    }
+
+    fn experts(
+        &mut self,
+        x: &Buffer,
+        n_rows: usize,
+        experts: &Experts<CudaLinear>,
+        _scratch: [&mut Buffer; 2],
+        out: &mut Buffer,
+    ) -> bool {
+        if !self.experts.takes(experts) {
+            return false;
+        }
+        self.issue(|cuda| cuda.experts.run(x, n_rows, experts, activation_of(experts.routed.activation), out));
+        true
+    }
+
+    fn rms_norm(&mut self, x: &Buffer, n_rows: usize, weight: &Memory<f32>, eps: f32, out: &mut Buffer) {
+        self.issue(|_| launch::rms_norm(x, n_rows, weight, eps, out));
+    }
+
+    fn head_norm(&mut self, x: &mut Buffer, n_rows: usize, heads: Heads, weight: &Memory<f32>, eps: f32) {
+        self.issue(|_| launch::head_norm(x, n_rows, heads_of(heads), weight, eps));
+    }
+
+    fn rope(&mut self, x: &mut Buffer, heads: Heads, rotary_dim: usize, table: &Memory<f32>, table_rows: &[u32]) {
+        // The same rows for all layers of a rope: where they stand on the host names them.
+        let Some(idx) = self.put(Some(table_rows.as_ptr() as usize), table_rows.iter().copied()) else { return };
+        let n_rows = table_rows.len();
+        self.issue(|cuda| launch::rope(x, n_rows, heads_of(heads), rotary_dim, table, cuda.numbers.get(idx)));
+    }
+
+    fn attend(&mut self, qkv: &Buffer, attend: &Attend, cache: &mut PagedCache, out: &mut Buffer) {
+        let (declared, n_rows) = (attend.attention, attend.places.len());
+        let slots = self.put(Some(SLOTS), attend.places.iter().map(|place| place.slot as u32));
+        let positions = self.put(Some(POSITIONS), attend.places.iter().map(|place| place.position as u32));
+        let (Some(slots), Some(positions)) = (slots, positions) else { return };
+        let how = launch::Attend {
+            layer: attend.layer_idx,
+            n_heads: declared.n_heads,
+            scale: declared.scale,
+            softcap: declared.softcap,
+            window: declared.window,
+        };
+        self.issue(|cuda| {
+            let places = Places { slots: cuda.numbers.get(slots), positions: cuda.numbers.get(positions) };
+            launch::append(qkv, n_rows, &how, places, cache)?;
+            launch::attend_steps(qkv, 0..n_rows, &how, places, cache, cuda.n_spans, &mut cuda.scratch, out)
+        });
+    }
+
+    fn gate(&mut self, activation: Activation, x: &Buffer, n_rows: usize, width: usize, out: &mut Buffer) {
+        self.issue(|_| launch::gate(activation_of(activation), x, n_rows, width, out));
+    }
+
+    fn add(&mut self, x: &Buffer, n_rows: usize, width: usize, out: &mut Buffer) {
+        self.issue(|_| launch::add(x, n_rows, width, out));
+    }
+
+    fn softcap(&mut self, x: &mut Buffer, n_rows: usize, width: usize, cap: f32) {
+        self.issue(|_| launch::softcap(x, n_rows, width, cap));
+    }
+
+    fn zero(&mut self, x: &mut Buffer, n_rows: usize, width: usize) {
+        self.issue(|_| launch::zero(x, n_rows, width));
+    }
+
+    fn gather(&mut self, x: &Buffer, rows: &[u32], width: usize, out: &mut Buffer) {
+        let Some(idx) = self.put(None, rows.iter().copied()) else { return };
+        self.issue(|cuda| launch::gather(x, cuda.numbers.get(idx), rows.len(), width, out));
+    }
+
+    fn scatter_add(&mut self, x: &Buffer, rows: &[u32], weights: &[f32], width: usize, out: &mut Buffer) {
+        let Some(rows_idx) = self.put(None, rows.iter().copied()) else { return };
+        let copies = self.mode != Mode::Replay;
+        let put = self.floats.put(None, weights.iter().copied(), copies);
+        let Some(weights_idx) = put.map_err(|error| self.failed = Some(error)).ok() else { return };
+        self.issue(|cuda| {
+            let (rows_there, weights_there) = (cuda.numbers.get(rows_idx), cuda.floats.get(weights_idx));
+            launch::scatter_add(x, rows_there, weights_there, rows.len(), width, out)
+        });
+    }
+
+    /// Waits, unless a graph is captured or replayed: then the rows go to [`Cuda::logits`], and no further.
+    fn read(&mut self, x: &Buffer, n_rows: usize, width: usize, out: &mut [f32]) -> netweight_model::Result<()> {
+        self.issue(|cuda| x.copy_out(n_rows, &mut cuda.logits));
+        if self.mode == Mode::Eager {
+            let done = self.device.synchronize(); // Also when interrupted: inputs may be written again.
+            self.failed = self.failed.take().or(done.err());
+            let rows = self.logits.as_slice().chunks_exact(x.width);
+            out.chunks_exact_mut(width)
+                .take(n_rows)
+                .zip(rows)
+                .for_each(|(out, row)| out.copy_from_slice(&row[..width]));
+        }
+        self.check().map_err(model_error)?;
+        self.interrupt.check().map_err(|error| netweight_model::Error::Backend(Box::new(error)))
+    }
 }

@@ -56,3 +56,38 @@ impl Streamed {
         self.fetch(indices.map(next))
     }
 }
+
+impl CudaLinear {
+    /// Where it stands in [`Streamed`], if it does.
+    pub fn streamed_idx(&self) -> Option<usize> {
+        match self {
+            CudaLinear::Streamed(idx) => Some(*idx),
+            _ => None,
+        }
+    }
+
+    /// The matrix, if it is in the GPU's memory, in a layout of tensor cores.
+    pub fn resident(&self) -> Option<View<'_>> {
+        match self {
+            CudaLinear::Resident(matrix) => Some(matrix.view()),
+            _ => None,
+        }
+    }
+
+    /// The matrix, which is not wide, where it lies now; what streams in was fetched.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// Where it is wide.
+    pub fn view<'a>(&'a self, streamed: Option<&'a Streamed>) -> netweight_kernels_cuda::Result<View<'a>> {
+        match (self, streamed) {
+            (CudaLinear::Resident(matrix), _) => Ok(matrix.view()),
+            (CudaLinear::Streamed(idx), Some(streamed)) => streamed.view(*idx),
+            _ => {
+                unreachable!("wide matrices have kernels of their own, and streamed ones are set before a forward pass")
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The declaration of a store's model. Next in the flow: names.rs.
 
-use netweight_container::{Context, Error as FileError};
+use netweight_container::Error as FileError;
 use netweight_model::Spec;
 
 use crate::Result;

@@ -1,6 +1,6 @@
 //! Activations: each value as f32, and rounded to bf16 for the linear layers.
 
-use crate::device::{Device, Memory};
+use crate::device::{Device, Memory, Pinned};
 use crate::error::Result;
 use crate::layout::STEP_COLS;
 
@@ -34,6 +34,17 @@ impl Buffer {
     /// bf16 elements from one row to the next.
     pub fn halves_stride(&self) -> usize {
         self.width.next_multiple_of(STEP_COLS)
+    }
+
+    /// Issues a copy of the first `n_rows` rows' f32, whole rows, to pinned memory.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// Where either is smaller.
+    pub fn copy_out(&self, n_rows: usize, to: &mut Pinned<f32>) -> Result<()> {
+        self.floats.copy_to(0, to, n_rows * self.width)
     }
 
     /// Address of the f32 at (0, `col`), of `n_rows` rows of `width` columns from there.

@@ -1,17 +1,13 @@
-//! Linear layers of all experts at once, each over the rows that were sent to it, and the sum of what they make.
+//! Linear layers of all experts at once, each over the rows that were sent to it.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
 use super::linear::{LinearArgs, launch_experts};
-use super::{Activation, Buffer};
-use crate::device::{Args, Device, Memory};
+use super::{Activation, Buffer, Routing};
+use crate::device::{Device, Memory};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Shape};
 use crate::matrix::{MatrixArgs, View};
-use crate::runtime::Grid;
-
-/// Experts that a row may be sent to, at most.
-pub const MAX_TOP_K: usize = 64;
 
 /// Matrices of all experts, where kernels find them: one each, or gate and up.
 #[derive(Debug)]
@@ -23,18 +19,14 @@ pub struct ExpertTable {
     is_gated: bool,
 }
 
-/// Rows sent to experts.
+/// Rows that were sent to experts: `n_rows * top_k` entries, by expert and then by row.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent<'a> {
-    /// (n_experts + 1): where each expert's entries begin.
-    pub starts: &'a Memory<u32>,
-    /// (n_entries): the row of each entry; ascending for each expert.
-    pub rows: &'a Memory<u32>,
-    /// (n_entries): what its output is multiplied with.
-    pub weights: &'a Memory<f32>,
+    /// What [`route`](super::route) made of them.
+    pub routing: &'a Routing,
     /// Rows.
     pub n_rows: usize,
-    /// Experts that each row is sent to, so that there are `n_rows * top_k` entries.
+    /// Experts that each is sent to.
     pub top_k: usize,
 }
 
@@ -58,7 +50,7 @@ impl ExpertTable {
     fn launch(&self, sent: Sent<'_>, args: LinearArgs) -> Result<()> {
         let args = LinearArgs {
             experts: self.table.at(0, self.table.len()),
-            expert_starts: sent.starts.at(0, self.n_experts + 1),
+            expert_starts: sent.routing.starts.at(0, self.n_experts + 1),
             first_blocks: [0, u32::MAX, u32::MAX, u32::MAX],
             n_tokens: sent.n_rows as u32,
             cols: self.shape.cols as u32,
@@ -84,7 +76,7 @@ impl ExpertTable {
         let n_entries = sent.n_rows * sent.top_k;
         let args = LinearArgs {
             x: x.halves_at(0, sent.n_rows, self.shape.cols),
-            x_rows: sent.rows.at(0, n_entries),
+            x_rows: sent.routing.rows.at(0, n_entries),
             x_stride: x.halves_stride() as u32,
             out: out.floats_at(0, n_entries, self.shape.rows),
             out_stride: out.width as u32,
@@ -115,50 +107,4 @@ impl ExpertTable {
         };
         self.launch(sent, args)
     }
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct CombineArgs {
-    x: u64,
-    rows: u64,
-    weights: u64,
-    out: u64,
-    n_entries: u32,
-    top_k: u32,
-    width: u32,
-    x_stride: u32,
-    out_stride: u32,
-    padding: u32,
-}
-
-impl Args for CombineArgs {
-    const KERNEL: &'static str = "combine_experts";
-}
-
-/// `out[row] = sum of weights[entry] * x[entry]` over the row's entries, by expert, in columns `..width`.
-///
-/// # Errors
-/// The driver's.
-///
-/// # Panics
-/// Where a buffer is smaller, or a row goes to more than [`MAX_TOP_K`].
-pub fn combine_experts(x: &Buffer, sent: Sent<'_>, width: usize, out: &mut Buffer) -> Result<()> {
-    let n_entries = sent.n_rows * sent.top_k;
-    assert!(sent.top_k <= MAX_TOP_K, "{} experts a row", sent.top_k);
-    let args = CombineArgs {
-        x: x.floats_at(0, n_entries, width),
-        rows: sent.rows.at(0, n_entries),
-        weights: sent.weights.at(0, n_entries),
-        out: out.floats_at(0, sent.n_rows, width),
-        n_entries: n_entries as u32,
-        top_k: sent.top_k as u32,
-        width: width as u32,
-        x_stride: x.width as u32,
-        out_stride: out.width as u32,
-        padding: 0,
-    };
-    let grid = Grid { blocks: [sent.n_rows as u32, 1, 1], threads: 256, shared_bytes: 0 };
-    // SAFETY: all rows and columns were checked; each row has `top_k` entries, which routing sees to.
-    unsafe { out.floats.device().launch(&args, grid) }
 }

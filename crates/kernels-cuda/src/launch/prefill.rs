@@ -6,7 +6,7 @@ use super::Buffer;
 use super::decode::decode_on;
 use crate::device::{Args, Device, Memory};
 use crate::error::Result;
-use crate::layout::{Layout, TILE_ROWS};
+use crate::layout::{Layout, Shape, TILE_ROWS};
 use crate::matrix::{View, padded_cols};
 use crate::runtime::{EventId, Gemm, Grid, Stream};
 
@@ -41,13 +41,14 @@ impl Args for AddBiasArgs {
 }
 
 impl Prefill {
-    /// Scratch for matrices of up to `max_cols` columns.
+    /// Scratch for matrices of all these shapes.
     ///
     /// # Errors
     /// `OutOfMemory`, the driver's.
-    pub fn new(device: &Device, max_cols: usize) -> Result<Prefill> {
-        let tile_words = TILE_ROWS * max_cols.next_multiple_of(crate::layout::STEP_COLS) / 2;
-        Prefill::with_scratch(device, tile_words.max(SCRATCH_BYTES / 4))
+    pub fn new(device: &Device, shapes: impl Iterator<Item = Shape>) -> Result<Prefill> {
+        let tile_words = |shape: Shape| shape.padded_len() / shape.n_tiles().max(1) / 2;
+        let words = |shape: Shape| (shape.padded_len() / 2).min(SCRATCH_BYTES / 4).max(tile_words(shape));
+        Prefill::with_scratch(device, shapes.map(words).max().unwrap_or(0))
     }
 
     /// With halves of `n_words`; tests make them small.

@@ -39,6 +39,12 @@ impl Layout {
         }
     }
 
+    /// Bytes that a matrix is likely to take, with a tenth of a percent of escapes.
+    pub fn likely_bytes(self, shape: Shape) -> usize {
+        let exact = 4 * shape.rows * shape.cols / 1000 + shape.n_tiles() * (8 + 4 * N_SLICES);
+        4 * self.n_words(shape) + if self == Layout::Rows { 0 } else { exact }
+    }
+
     /// As people write it.
     pub fn name(self) -> &'static str {
         match self {

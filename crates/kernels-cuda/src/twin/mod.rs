@@ -1,15 +1,17 @@
 //! What each kernel computes, in scalar Rust: its definition. Rows are slices, one token each.
 
-mod experts;
+mod argmax;
+pub mod attention;
 mod linear;
 pub mod math;
 mod norm;
 pub mod pointwise;
 mod rope;
+pub mod routing;
 mod sums;
 mod wide;
 
-pub use experts::combine_experts;
+pub use argmax::argmax;
 pub use linear::linear;
 pub use norm::{head_norm, rms_norm};
 pub use rope::rope;

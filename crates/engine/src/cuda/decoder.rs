@@ -1,0 +1,294 @@
+//! A model on a GPU, loaded and ready: [`CudaDecoder`] is a [`Decoder`] as the CPU's is.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use netweight_kernels_cuda as kernels;
+use netweight_kernels_cuda::launch::SPAN_POSITIONS;
+use netweight_kernels_cuda::layout::Shape;
+use netweight_kernels_cuda::{Device, PAGE_POSITIONS, PagedCache, PagedShape, Slots, WideKind};
+use netweight_layout::Layout;
+use netweight_model::{Attention, Kind, Mlp, Model, Spec, Workspace};
+
+use super::backend::{Cuda, Mode, Sizes};
+use super::graphs::{self, Graphs};
+use super::linear::Streamed;
+use super::residence::{Candidate, N_SLOTS, choose_streamed};
+use super::source::{CudaSource, Loaded, Planned, candidates, shape_of};
+use crate::decoder::{Batch, Decoder};
+use crate::load::{check_tensors, read_spec};
+use crate::options::{LoadOptions, LoadReport, MAX_LOGIT_ROWS, default_precision, max_positions, n_cores};
+use crate::store::Store;
+use crate::{Error, Interrupt, KvType, Precision, Result};
+
+/// Tokens that run together where nobody says.
+const DEFAULT_BATCH_TOKENS: usize = 2048;
+/// Tokens of a batch from which on the vendor's GEMM takes over, where nothing was measured.
+const GEMM_FROM: usize = 65;
+/// Spans of attention that are computed at once, or as many as one sequence has.
+const SCRATCH_SPANS: usize = 1024;
+/// Memory that the driver, the vendor's library and others may take while the model runs.
+const MARGIN_BYTES: u64 = 256 << 20;
+
+/// A model on a GPU with its cache.
+pub struct CudaDecoder {
+    graphs: Graphs, // before what its graphs work on
+    model: Model<Cuda>,
+    cuda: Cuda,
+    workspace: Workspace<Cuda>,
+    cache: PagedCache,
+    report: LoadReport,
+    places: Vec<netweight_model::Place>, // (max_batch_tokens)
+}
+
+/// What is decided before anything is loaded.
+struct Plan {
+    precision: Precision,
+    max_positions: usize,
+    max_tokens: usize,
+    kv: PagedShape,
+    sizes: Sizes,
+    shapes: Vec<Shape>,
+}
+
+impl CudaDecoder {
+    /// Reads `config.json`, checks that all it needs is there and fits, and loads it. `progress` hears of source bytes done.
+    ///
+    /// # Errors
+    /// As [`CpuDecoder::load`](crate::CpuDecoder::load); `Device` where the GPU's memory is too small or something fails there.
+    pub fn load(
+        store: &Store,
+        device: &Device,
+        options: &LoadOptions,
+        interrupt: &Interrupt,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<CudaDecoder> {
+        let begin = Instant::now();
+        let spec = read_spec(store)?;
+        check_tensors(store, &spec)?;
+        let plan = Plan::new(store, &spec, options)?;
+        let mut cuda = Cuda::new(device, plan.sizes, plan.shapes.iter().copied(), GEMM_FROM)?;
+        let cache = PagedCache::new(device, plan.kv)?;
+        let planned = place(store, &spec, &plan, device, options)?;
+        let n_threads = if options.n_threads == 0 { n_cores() } else { options.n_threads };
+        let mut source = CudaSource::new(store, device, plan.precision, planned, n_threads, interrupt, progress)?;
+        let model = Model::load(spec, plan.max_positions, &cuda, &mut source)?;
+        let (streamed, loaded) = source.finish();
+        let slot_words = streamed.iter().map(kernels::HostMatrix::len).max();
+        let slots = slot_words.map(|n_words| Slots::new(device, N_SLOTS, n_words)).transpose()?;
+        cuda.set_streamed(slots.map(|slots| Streamed::new(streamed, slots)));
+        let workspace = Workspace::new(&model, &cuda, plan.max_tokens, MAX_LOGIT_ROWS)?;
+        let graphs = Graphs::new(device, cuda.can_capture());
+        let report = report(store, device, &plan, &loaded, begin.elapsed().as_secs_f64());
+        let places = Vec::with_capacity(plan.max_tokens);
+        Ok(CudaDecoder { graphs, model, cuda, workspace, cache, report, places })
+    }
+
+    /// What loading did.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// The model's declaration.
+    pub fn spec(&self) -> &Spec {
+        self.model.spec()
+    }
+
+    /// Sees to it that the cache has pages for all positions of a batch; its attention's longest row in spans.
+    fn reserve(&mut self, batch: &Batch<'_>) -> Result<usize> {
+        let mut longest = 0;
+        let shape = self.cache.shape();
+        for place in batch.places {
+            if place.slot >= shape.n_slots || place.position >= shape.max_positions {
+                return Err(Error::invalid(format!(
+                    "no {place:?} in {} slots of {}",
+                    shape.n_slots, shape.max_positions
+                )));
+            }
+            self.cache.reserve(place.slot, place.position + 1)?;
+            longest = longest.max(place.position + 1);
+        }
+        let most = self.max_positions().div_ceil(SPAN_POSITIONS);
+        Ok(longest.div_ceil(SPAN_POSITIONS).next_power_of_two().min(most))
+    }
+}
+
+impl Plan {
+    fn new(store: &Store, spec: &Spec, options: &LoadOptions) -> Result<Plan> {
+        let max_positions = max_positions(spec, options)?;
+        let n_slots = options.n_slots.max(1);
+        let batch = options.max_batch_tokens.unwrap_or(DEFAULT_BATCH_TOKENS);
+        let max_tokens = batch.clamp(1, max_positions.saturating_mul(n_slots));
+        let attention = alike(spec)?;
+        let kv_type = match options.kv_type {
+            KvType::F16 => kernels::KvType::F16,
+            KvType::Bf16 => kernels::KvType::Bf16,
+            KvType::F32 => return Err(Error::invalid("keys and values of f32 are the CPU's alone")),
+        };
+        let kv = PagedShape {
+            n_layers: spec.layers.len(),
+            n_kv_heads: attention.n_kv_heads,
+            head_dim: attention.head_dim,
+            n_slots,
+            max_positions,
+            n_pages: n_slots * max_positions.div_ceil(PAGE_POSITIONS),
+            kv_type,
+        };
+        let experts = |layer: &netweight_model::Layer| match layer.mlp {
+            Mlp::Experts(routed) => routed.n_experts,
+            Mlp::Dense { .. } => 0,
+        };
+        let n_router_logits = spec.layers.iter().map(experts).max().unwrap_or(0) * max_tokens;
+        let sizes = Sizes {
+            max_tokens,
+            n_logits: MAX_LOGIT_ROWS.max(n_router_logits.div_ceil(spec.vocab)),
+            vocab: spec.vocab,
+            n_spans: SCRATCH_SPANS
+                .min(max_tokens * max_positions.div_ceil(SPAN_POSITIONS))
+                .max(max_positions.div_ceil(SPAN_POSITIONS)),
+            n_heads: attention.n_heads,
+            head_dim: attention.head_dim,
+        };
+        let matrices = spec.tensors().filter(|tensor| tensor.kind != Kind::Vector);
+        let shapes = matrices.map(|tensor| shape_of(&tensor)).collect();
+        let precision = options.precision.unwrap_or_else(|| default_precision(store, spec));
+        Ok(Plan { precision, max_positions, max_tokens, kv, sizes, shapes })
+    }
+}
+
+/// Where each matrix is to lie, by the name of its tensor.
+fn place(
+    store: &Store,
+    spec: &Spec,
+    plan: &Plan,
+    device: &Device,
+    options: &LoadOptions,
+) -> Result<HashMap<String, Planned>> {
+    let layout = match options.layout {
+        None | Some(Layout::Exact12) => kernels::Layout::Exact12,
+        Some(Layout::Bf16) => kernels::Layout::Rows,
+        Some(other) => {
+            let what = format!("a GPU has weights as exact12 or bf16, not as {}", other.name());
+            return Err(Error::invalid(what));
+        }
+    };
+    let candidates = candidates(store, spec, plan.precision, |_| layout)?;
+    let buffers = 24 * plan.max_tokens * widths(spec); // f32 and bf16, generously
+    let free_bytes = device.free_bytes()?;
+    let room = (free_bytes as u64).saturating_sub(MARGIN_BYTES.min(free_bytes as u64 / 16) + buffers as u64);
+    let sizes: Vec<Candidate> = candidates.iter().map(|(_, candidate)| *candidate).collect();
+    let streams = choose_streamed(&sizes, room).ok_or_else(|| {
+        let wanted = sizes.iter().map(|candidate| candidate.bytes).sum::<u64>() as usize;
+        Error::Device(kernels::Error::OutOfMemory {
+            what: "GPU memory",
+            wanted_bytes: wanted,
+            free_bytes: Some(room as usize),
+        })
+    })?;
+    let planned = candidates.into_iter().zip(streams);
+    Ok(planned.map(|((tensor, _), streams)| (tensor.name().to_owned(), Planned { layout, streams })).collect())
+}
+
+/// Columns of a token's activations, of all buffers.
+fn widths(spec: &Spec) -> usize {
+    let of_layer = |layer: &netweight_model::Layer| {
+        let mlp = match layer.mlp {
+            Mlp::Dense { width, .. } => width,
+            Mlp::Experts(routed) => routed.width,
+        };
+        layer.attention.qkv_width() + layer.attention.q_width() + 3 * mlp
+    };
+    5 * spec.hidden + spec.layers.iter().map(of_layer).max().unwrap_or(0)
+}
+
+/// Heads, which are the same in all layers.
+fn alike(spec: &Spec) -> Result<Attention> {
+    let first = spec.layers.first().ok_or_else(|| Error::invalid("a model without layers"))?.attention;
+    let heads = |attention: &Attention| (attention.n_heads, attention.n_kv_heads, attention.head_dim);
+    match spec.layers.iter().all(|layer| heads(&layer.attention) == heads(&first)) {
+        true => Ok(first),
+        false => Err(Error::invalid("layers whose attention heads differ")),
+    }
+}
+
+fn report(store: &Store, device: &Device, plan: &Plan, loaded: &[Loaded], seconds: f64) -> LoadReport {
+    let layout_of = |loaded: &Loaded| match (loaded.layout, loaded.kind) {
+        (Some(kernels::Layout::Exact12), _) => Layout::Exact12,
+        (Some(kernels::Layout::Rows), _) | (None, WideKind::Bf16) => Layout::Bf16,
+        (None, WideKind::F16) => Layout::F16,
+        (None, WideKind::F32) => Layout::F32,
+    };
+    let count = |layout: Layout| {
+        let of_layout = loaded.iter().filter(|loaded| layout_of(loaded) == layout);
+        (layout, of_layout.map(|loaded| loaded.n_weights).sum())
+    };
+    LoadReport {
+        n_weights: loaded.iter().map(|loaded| loaded.n_weights).sum(),
+        matrix_bytes: loaded.iter().map(|loaded| loaded.bytes).sum(),
+        original_bytes: store.original_bytes(),
+        layouts: Layout::all().map(count).filter(|&(_, n_weights)| n_weights > 0).collect(),
+        seconds,
+        n_threads: 0,
+        isa: device.properties().name.clone(),
+        streamed_bytes: loaded.iter().filter(|loaded| loaded.streams).map(|loaded| loaded.bytes).sum(),
+        precision: plan.precision,
+    }
+}
+
+impl Decoder for CudaDecoder {
+    fn vocab_size(&self) -> usize {
+        self.model.spec().vocab
+    }
+
+    fn max_positions(&self) -> usize {
+        self.cache.shape().max_positions
+    }
+
+    fn max_batch_tokens(&self) -> usize {
+        self.workspace.max_tokens()
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<()> {
+        interrupt.check()?;
+        let sequence_len = self.max_positions(); // LongRoPE rotates for the context that was asked for, as vLLM does.
+        let place =
+            |at: &crate::decoder::Place| netweight_model::Place { slot: at.slot, position: at.position, sequence_len };
+        self.places.clear();
+        self.places.extend(batch.places.iter().map(place));
+        let n_spans = self.reserve(batch)?;
+        let is_step = batch.tokens.len() <= graphs::MAX_TOKENS && batch.logits_for.len() == batch.tokens.len();
+        let kind = is_step.then_some(graphs::Kind { n_tokens: batch.tokens.len(), n_spans });
+        let mode = self.graphs.mode(kind);
+        self.cuda.begin(mode, interrupt, n_spans);
+        let forward =
+            netweight_model::Batch { tokens: batch.tokens, places: &self.places, logits_for: batch.logits_for };
+        let (model, workspace, cache) = (&self.model, &mut self.workspace, &mut self.cache);
+        self.graphs.run((mode, kind), &mut self.cuda, |cuda| {
+            model.forward(cuda, &forward, workspace, cache, logits).map_err(of_model)?;
+            if mode == Mode::Eager && logits.is_empty() {
+                cuda.device.synchronize()?; // Nothing was read; the next pass writes inputs again.
+                cuda.check()?;
+            }
+            Ok::<(), Error>(())
+        })?;
+        interrupt.check()?;
+        if mode != Mode::Eager {
+            logits.copy_from_slice(&self.cuda.logits.as_slice()[..logits.len()]);
+        }
+        Ok(())
+    }
+}
+
+/// An error of the GPU as what it is.
+fn of_model(error: netweight_model::Error) -> Error {
+    match error {
+        netweight_model::Error::Backend(error) => match error.downcast::<kernels::Error>() {
+            Ok(error) => Error::Device(*error),
+            Err(error) => match error.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(error) => Error::Backend(error),
+            },
+        },
+        error => Error::Config(error),
+    }
+}

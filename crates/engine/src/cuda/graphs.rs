@@ -1,0 +1,81 @@
+//! Captured steps: a step of the same kind as one before is replayed in one call. Next in the flow: decoder.rs.
+
+use std::collections::HashMap;
+
+use netweight_kernels_cuda::{Device, Graph, Result};
+
+use super::backend::{Cuda, Mode};
+
+/// Tokens of a step that is captured, at most.
+pub const MAX_TOKENS: usize = 64;
+
+/// What must be the same for a graph to be the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// Tokens, with logits after each.
+    pub n_tokens: usize,
+    /// Spans of attention that no position is beyond.
+    pub n_spans: usize,
+}
+
+/// Steps that were seen.
+pub struct Graphs {
+    device: Device,
+    is_on: bool,
+    kinds: HashMap<Kind, Option<Graph>>,
+}
+
+impl Graphs {
+    /// None yet; none ever where `is_on` is false.
+    pub fn new(device: &Device, is_on: bool) -> Graphs {
+        Graphs { device: device.clone(), is_on, kinds: HashMap::new() }
+    }
+
+    /// How to run a step: the first of its kind eagerly, so that all memory is there; the second is captured.
+    pub fn mode(&self, kind: Option<Kind>) -> Mode {
+        match kind.filter(|_| self.is_on).and_then(|kind| self.kinds.get(&kind)) {
+            None => Mode::Eager,
+            Some(None) => Mode::Capture,
+            Some(Some(_)) => Mode::Replay,
+        }
+    }
+
+    /// Runs a forward pass in a mode. What a graph computed is in [`Cuda::logits`] afterwards.
+    ///
+    /// # Errors
+    /// Those of `forward`, and the driver's. After a failed capture nothing is captured any more.
+    pub fn run<E: From<netweight_kernels_cuda::Error>>(
+        &mut self,
+        (mode, kind): (Mode, Option<Kind>),
+        cuda: &mut Cuda,
+        forward: impl FnOnce(&mut Cuda) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(kind) = kind else { return forward(cuda) };
+        match mode {
+            Mode::Eager => {
+                forward(cuda)?;
+                self.kinds.insert(kind, None);
+                Ok(())
+            }
+            Mode::Capture => {
+                self.device.begin_capture()?;
+                let done = forward(cuda);
+                let graph = self.device.end_capture();
+                self.is_on = done.is_ok() && matches!(graph, Ok(Some(_)));
+                done?;
+                if let Some(graph) = graph? {
+                    graph.replay()?;
+                    self.kinds.insert(kind, Some(graph));
+                }
+                Ok(self.device.synchronize()?)
+            }
+            Mode::Replay => {
+                forward(cuda)?;
+                if let Some(Some(graph)) = self.kinds.get(&kind) {
+                    graph.replay()?;
+                }
+                Ok(self.device.synchronize()?)
+            }
+        }
+    }
+}
