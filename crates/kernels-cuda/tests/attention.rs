@@ -165,16 +165,14 @@ fn check(case: Case) {
     };
     let sequences = sequences(&case, is_checked);
     for device in common::devices() {
-        let mut on_device = OnDevice::new(device, &case);
+        let mut on_device = OnDevice::new(device.clone(), &case);
         let compare = |batch: &[(usize, usize)], got: &[f32]| {
             for (&(slot, position), got) in batch.iter().zip(got.chunks(case.n_heads * case.head_dim)) {
                 if is_checked(slot, position) {
                     let expected = &sequences.expected[slot][position];
-                    assert_eq!(
-                        common::bits(got),
-                        common::bits(expected),
-                        "slot {slot}, position {position} of {case:?}"
-                    );
+                    // Where scores differ in their last bits, a weight may round to the next bf16.
+                    let what = format!("slot {slot}, position {position} of {case:?}");
+                    common::assert_close(&device, got, expected, 4e-3, &what);
                 }
             }
         };
