@@ -56,7 +56,7 @@ pub fn run_model(options: &ModelOptions) -> Result<ModelReport, Error> {
     let report = contenders[0].decoder.report();
     Ok(ModelReport {
         version: env!("CARGO_PKG_VERSION").into(),
-        isa: report.isa.clone().into(),
+        isa: report.isa.clone(),
         machine: Machine::here(),
         model: options.model.display().to_string(),
         n_weights: report.n_weights,
