@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use netweight_engine::{AnyDecoder, Interrupt, LoadOptions, LoadReport, Store, Tokenizer};
+use netweight_engine::{AnyDecoder, DeviceChoice, Interrupt, LoadOptions, LoadReport, Store, Tokenizer};
 use netweight_kernels_cpu::Precision;
 use netweight_layout::Layout;
 use netweight_pack::Progress;

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use netweight_container::{Checkpoint, SourceFile};
-use netweight_engine::{Decoder as _, Generator, Interrupt, Layout, LoadOptions, Options, Store, Tokenizer, read_spec};
+use netweight_engine::{
+    Decoder as _, DeviceChoice, Generator, Interrupt, Layout, LoadOptions, Options, Store, Tokenizer, read_spec,
+};
 use netweight_pack::{
     CompressOptions, Digest, InspectOptions, Inspection, Report, RestoreOptions, Silent, VerifyOptions, compress,
     inspect, restore, verify,
