@@ -138,6 +138,7 @@ impl Failure {
             Engine::PromptTooLong { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
             Engine::InvalidArgument(_) => (Kind::Usage, "`--help` after the verb lists its flags"),
             Engine::Device(ref error) => gpu_advice(error),
+            Engine::GpuTooSmall { .. } => (Kind::Io, "a shorter --context leaves more; or pass --device cpu"),
             Engine::Refused(_) => {
                 (Kind::Usage, "say it in roles that the template knows, or pass --raw to use no template")
             }

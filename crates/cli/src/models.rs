@@ -19,7 +19,7 @@ use crate::units::{bytes, duration};
 #[derive(Clone, Debug, clap::Args)]
 pub struct DeviceArgs {
     /// What computes: auto, cpu, cuda or cuda:N; auto is the first NVIDIA GPU where there is one, else the CPU.
-    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
+    #[arg(long, env = "NETWEIGHT_DEVICE", default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
     pub device: DeviceChoice,
     /// Memory of the GPU that weights may take; the rest streams in from the host [default: all that is free].
     #[arg(long, value_name = "SIZE", value_parser = crate::args::parse_bytes)]

@@ -112,6 +112,13 @@ impl Emulator {
         Ok(())
     }
 
+    /// Memory is given back only when all that was issued is done with it.
+    fn finish_copies(&self, state: &mut State) {
+        if let Err(error) = self.run_copies(state, None) {
+            eprintln!("a copy that was issued before memory was freed: {error}");
+        }
+    }
+
     /// Runs what the copy stream has, up to an event or all of it.
     fn run_copies(&self, state: &mut State, until: Option<EventId>) -> Result<()> {
         let is_last = |operation: &Operation| matches!((operation, until), (Operation::Event(event), Some(until)) if *event == until);
@@ -176,6 +183,7 @@ unsafe impl Runtime for Emulator {
 
     unsafe fn free(&self, memory: u64) {
         let mut state = self.state();
+        self.finish_copies(&mut state);
         if let Some(memory) = state.allocations.remove(&memory) {
             state.used_bytes -= memory.len();
         }
@@ -189,7 +197,9 @@ unsafe impl Runtime for Emulator {
     }
 
     unsafe fn free_pinned(&self, memory: *mut u8, _len: usize) {
-        self.state().pinned.remove(&(memory as u64));
+        let mut state = self.state();
+        self.finish_copies(&mut state);
+        state.pinned.remove(&(memory as u64));
     }
 
     unsafe fn fill(&self, stream: Stream, dst: u64, byte: u8, len: usize) -> Result<()> {

@@ -49,6 +49,19 @@ pub enum Error {
     /// A GPU, its driver or its memory.
     #[error(transparent)]
     Device(#[from] netweight_kernels_cuda::Error),
+    /// The weights do not fit into a GPU's memory, even where all stream in that can.
+    #[error(
+        "the weights take {needed_bytes} bytes of GPU memory, at least {least_bytes} where they stream in; \
+         {free_bytes} are to be had"
+    )]
+    GpuTooSmall {
+        /// Bytes of all weights.
+        needed_bytes: u64,
+        /// Bytes where as much streams in from the host as can.
+        least_bytes: u64,
+        /// Bytes that weights may take.
+        free_bytes: u64,
+    },
     /// The backend failed.
     #[error(transparent)]
     Backend(Box<dyn std::error::Error + Send + Sync>),

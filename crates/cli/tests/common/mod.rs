@@ -19,10 +19,10 @@ pub fn bookworm() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/bookworm")
 }
 
-/// The program, ready for arguments.
+/// The program, ready for arguments; on the CPU, whatever else there is.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_netweight"));
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).env("NETWEIGHT_DEVICE", "cpu");
     command
 }
 

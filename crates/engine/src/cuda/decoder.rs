@@ -178,13 +178,9 @@ fn place(
     let room = (free_bytes as u64).saturating_sub(MARGIN_BYTES.min(free_bytes as u64 / 16) + buffers as u64);
     let room = room.min(options.gpu_memory.unwrap_or(u64::MAX));
     let sizes: Vec<Candidate> = candidates.iter().map(|(_, candidate)| *candidate).collect();
-    let streams = choose_streamed(&sizes, room).ok_or_else(|| {
-        let wanted = sizes.iter().map(|candidate| candidate.bytes).sum::<u64>() as usize;
-        Error::Device(kernels::Error::OutOfMemory {
-            what: "GPU memory",
-            wanted_bytes: wanted,
-            free_bytes: Some(room as usize),
-        })
+    let streams = choose_streamed(&sizes, room).map_err(|least_bytes| {
+        let needed_bytes = sizes.iter().map(|candidate| candidate.bytes).sum();
+        Error::GpuTooSmall { needed_bytes, least_bytes, free_bytes: room }
     })?;
     let planned = candidates.into_iter().zip(streams);
     Ok(planned.map(|((tensor, _), streams)| (tensor.name().to_owned(), Planned { layout, streams })).collect())

@@ -14,14 +14,14 @@ pub enum CudaLinear {
 
 /// Matrices that stay in the host's memory, in the order in which a forward pass uses them, and their slots.
 pub struct Streamed {
+    slots: Slots, // dropped first: it waits for copies of the matrices
     matrices: Vec<HostMatrix>,
-    slots: Slots,
 }
 
 impl Streamed {
     /// All that there are.
     pub fn new(matrices: Vec<HostMatrix>, slots: Slots) -> Streamed {
-        Streamed { matrices, slots }
+        Streamed { slots, matrices }
     }
 
     /// Has matrices brought to their slots, unless they are there.

@@ -13,20 +13,35 @@ pub struct Candidate {
     pub may_stream: bool,
 }
 
-/// Which of the matrices stream: as many from the last on as it takes for the rest and the slots to fit into `room` bytes.
-/// `None` where even all of them are not enough.
-pub fn choose_streamed(candidates: &[Candidate], room: u64) -> Option<Vec<bool>> {
-    let mut streams = vec![false; candidates.len()];
-    let mut resident: u64 = candidates.iter().map(|candidate| candidate.bytes).sum();
-    let (mut largest, mut rest) =
-        (0, candidates.iter().enumerate().rev().filter(|(_, candidate)| candidate.may_stream));
-    while resident + N_SLOTS as u64 * largest > room {
-        let (idx, candidate) = rest.next()?;
-        streams[idx] = true;
-        resident -= candidate.bytes;
-        largest = largest.max(candidate.bytes);
+/// Which of the matrices stream, so that the rest and the slots fit into `room` bytes: as few bytes as it takes. Those
+/// of up to some size, from the last on; slots are as large as the largest.
+///
+/// # Errors
+/// The least bytes that would do, where `room` has not as many.
+pub fn choose_streamed(candidates: &[Candidate], room: u64) -> Result<Vec<bool>, u64> {
+    let all: u64 = candidates.iter().map(|candidate| candidate.bytes).sum();
+    if all <= room {
+        return Ok(vec![false; candidates.len()]);
     }
-    Some(streams)
+    let mut sizes: Vec<u64> = candidates.iter().filter(|one| one.may_stream).map(|one| one.bytes).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let (mut best, mut least): (Option<(u64, Vec<bool>)>, u64) = (None, all);
+    for slot in sizes {
+        let (mut streams, mut streamed) = (vec![false; candidates.len()], 0);
+        for (idx, candidate) in candidates.iter().enumerate().rev() {
+            if candidate.may_stream && candidate.bytes <= slot && all - streamed + N_SLOTS as u64 * slot > room {
+                streams[idx] = true;
+                streamed += candidate.bytes;
+            }
+        }
+        let needed = all - streamed + N_SLOTS as u64 * slot;
+        least = least.min(needed);
+        if needed <= room && best.as_ref().is_none_or(|(bytes, _)| streamed < *bytes) {
+            best = Some((streamed, streams));
+        }
+    }
+    best.map(|(_, streams)| streams).ok_or(least)
 }
 
 #[cfg(test)]
@@ -39,16 +54,19 @@ mod tests {
 
     #[test]
     fn what_fits_stays() {
-        let check = |bytes: &[u64], room: u64, expected: Option<&[usize]>| {
+        let check = |bytes: &[u64], room: u64, expected: Result<&[usize], u64>| {
             let streams = choose_streamed(&candidates(bytes), room);
             let which = |streams: Vec<bool>| (0..streams.len()).filter(|&idx| streams[idx]).collect::<Vec<usize>>();
-            assert_eq!(streams.map(which).as_deref(), expected, "{bytes:?} in {room}");
+            assert_eq!(streams.map(which), expected.map(<[usize]>::to_vec), "{bytes:?} in {room}");
         };
-        check(&[50; 4], 200, Some(&[]));
-        // Streaming one takes six slots: it pays from the eighth on.
-        check(&[10; 20], 199, Some(&[13, 14, 15, 16, 17, 18, 19]));
-        check(&[10; 20], 70, Some(&(1..20).collect::<Vec<usize>>()));
-        check(&[10; 20], 69, None);
-        check(&[], 0, Some(&[]));
+        check(&[50; 4], 200, Ok(&[]));
+        // Streaming one takes six slots: it pays from the seventh on.
+        check(&[10; 20], 199, Ok(&[13, 14, 15, 16, 17, 18, 19]));
+        check(&[10; 20], 70, Ok(&(1..20).collect::<Vec<usize>>()));
+        check(&[10; 20], 69, Err(70));
+        // A large one would make slots large.
+        check(&[[10; 20].as_slice(), &[100]].concat(), 299, Ok(&[13, 14, 15, 16, 17, 18, 19]));
+        check(&[], 0, Ok(&[]));
+        check(&[5], 4, Err(5));
     }
 }
