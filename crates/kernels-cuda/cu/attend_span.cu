@@ -26,8 +26,11 @@ INLINE void weigh_span(const AttendArgs &args, const SpanShared &shared, const S
     const Seen seen[2] = {row_sees, row_sees};
     float scores[2][4][4], greatest[2] = {no_score(), no_score()};
     if (is_seen) {
-        const u16 *keys = args.keys + page_start(args, row_sees.slot, page, kv_head);
-        multiply_keys<Kv>(scores, shared.queries, keys, padded_dims(args.head_dim) / 16);
+        const u64 start = page_start(args, row_sees.slot, page, kv_head);
+        // Values are on their way while scores are computed: 64 numbers are a line.
+        const u16 *lines = args.values + start;
+        for (u32 line = lane_idx(); line < padded_dims(args.head_dim); line += 32) prefetch(lines + line * 64);
+        multiply_keys<Kv>(scores, shared.queries, args.keys + start, padded_dims(args.head_dim) / 16);
         score(args, scores, first_key, seen, greatest);
     }
     if (lane_idx() % 4 == 0) {

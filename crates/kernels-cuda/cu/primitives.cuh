@@ -91,6 +91,9 @@ INLINE U32x2 load_once(const U32x2 *from) {
     return out;
 }
 
+// Asks for a line of memory to be brought to the second-level cache.
+INLINE void prefetch(const void *address) { asm volatile("prefetch.global.L2 [%0];" : : "l"(address)); }
+
 // d = a b + d for bf16 a (16, 16) and b (16, 8), f32 d (16, 8). Lane 4 g + t holds a[g][2t, 2t+1], a[g+8][2t, 2t+1],
 // a[g][2t+8, 2t+9], a[g+8][2t+8, 2t+9]; b[2t, 2t+1][g], b[2t+8, 2t+9][g]; d[g][2t, 2t+1], d[g+8][2t, 2t+1].
 INLINE void mma_bf16(float d[4], const u32 a[4], u32 b0, u32 b1) {

@@ -61,7 +61,7 @@ impl AttendScratch {
 
     /// Rows of so many spans that fit.
     fn n_rows(&self, attend: &Attend, shape: PagedShape, n_spans: usize) -> usize {
-        let per_row = n_spans * attend.n_heads;
+        let per_row = n_spans * attend.n_heads.max(1);
         (self.means.len() / (per_row * shape.head_dim.next_multiple_of(16))).min(self.stats.len() / (2 * per_row))
     }
 }
