@@ -38,8 +38,8 @@ INLINE void store_scaled(const RmsNormArgs &args, u32 col, u32 count, F32x4 x, f
                count, {x.x * scale * weight.x, x.y * scale * weight.y, x.z * scale * weight.z, x.w * scale * weight.w});
 }
 
-// Block x: row. Thread i sums the squares of columns 4 i..4 i + 4, 4096 + 4 i.. and so on, ascending. quad_of(col, count)
-// is called once for each quad; the first one and its weights stay in registers, the others are in `x` afterwards.
+// Block x: row. Thread i sums the squares of columns 4 i..4 i + 4, 4096 + 4 i.. and so on, ascending. quad_of is called
+// once for each quad; the first one and its weights stay in registers, the others are in `x` afterwards.
 template <class F>
 INLINE void norm_row(const RmsNormArgs &args, const float *x, F quad_of) {
     __shared__ float scratch[32];

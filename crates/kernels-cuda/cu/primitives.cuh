@@ -115,6 +115,7 @@ INLINE float of_bf16(u16 value) { return float_of(u32(value) << 16); }
 INLINE u32 pair_of(float low, float high) { return u32(bf16_of(low)) | u32(bf16_of(high)) << 16; }
 INLINE u32 lane_idx() { return thread_idx() & 31; }
 INLINE u32 warp_idx() { return thread_idx() >> 5; }
+INLINE float shuffle(float value, u32 lane) { return float_of(shuffle(bits_of(value), lane)); }
 INLINE float shuffle_xor(float value, u32 mask) { return float_of(shuffle_xor(bits_of(value), mask)); }
 INLINE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
 INLINE u32 max_of(u32 a, u32 b) { return a > b ? a : b; }
