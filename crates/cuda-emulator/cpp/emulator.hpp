@@ -95,6 +95,7 @@ INLINE float of_f16(u16 value) { return emulator::f32_of_f16(value); }
 INLINE U32x4 load_once(const U32x4 *from) { return *from; }
 INLINE U32x4 load_cached(const U32x4 *from) { return *from; }
 INLINE U32x2 load_once(const U32x2 *from) { return *from; }
+INLINE void prefetch(const void *) {}
 
 // Products are exact in double, and so is nearly every sum of 16; one rounding to f32 at the end. GPUs align products
 // to the largest and cut: they differ from this in the last bits, in a way that depends on the chip.

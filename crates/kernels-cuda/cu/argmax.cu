@@ -14,17 +14,23 @@ KERNEL(argmax, 1024, ArgmaxArgs) {
     __shared__ u64 of_warps[32];
     const float *x = args.x + u64(block_x()) * args.stride;
     u64 best = 0;
-#pragma unroll 4
-    for (u32 col = thread_idx() * 4; col < args.width; col += n_threads() * 4) {
-        const u32 count = min_of(4, args.width - col);
-        const F32x4 quad = load_quad(x, col, count);
-        const float values[4] = {quad.x, quad.y, quad.z, quad.w};
+    const auto take = [&](float value, u32 col) {
+        const u64 rank = rank_of(value, col);
+        best = rank > best ? rank : best;
+    };
+    // Four loads of 16 bytes at a time, then what is left, or all of a row that is not aligned.
+    const u32 n_whole = is_aligned(x) ? args.width / (n_threads() * 16) * (n_threads() * 16) : 0;
+    for (u32 first = thread_idx() * 4; first < n_whole; first += n_threads() * 16) {
+        F32x4 quads[4];
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) quads[i] = *reinterpret_cast<const F32x4 *>(x + first + i * n_threads() * 4);
 #pragma unroll
         for (u32 i = 0; i < 4; i++) {
-            const u64 rank = i < count ? rank_of(values[i], col + i) : 0;
-            best = rank > best ? rank : best;
+            const u32 col = first + i * n_threads() * 4;
+            take(quads[i].x, col), take(quads[i].y, col + 1), take(quads[i].z, col + 2), take(quads[i].w, col + 3);
         }
     }
+    for (u32 col = n_whole + thread_idx(); col < args.width; col += n_threads()) take(x[col], col);
     best = warp_greatest(best);
     if (lane_idx() == 0) of_warps[warp_idx()] = best;
     sync_threads();

@@ -7,11 +7,12 @@ const u32 SPAN_WARPS = 4;  // as many as pages
 const u32 MERGE_THREADS = 128;
 
 // Dynamic shared memory of attend_span.
+template <class Kv>
 struct SpanShared {
-    U32x4 *queries;   // (n_steps, 32)
-    U32x4 *weights;   // (16, 32): fragments of the steps of all pages
-    float *greatest;  // (4, 16): of a page and row
-    float *sums;      // (4, 16)
+    typename Kv::Pairs4 *queries;  // (n_steps, 32)
+    typename Kv::Pairs4 *weights;  // (16, 32): fragments of the steps of all pages
+    float *greatest;               // (4, 16): of a page and row
+    float *sums;                   // (4, 16)
 };
 
 INLINE u64 partial_idx(const AttendArgs &args, u32 row, u32 head, u32 span) {
@@ -20,14 +21,21 @@ INLINE u64 partial_idx(const AttendArgs &args, u32 row, u32 head, u32 span) {
 
 // Scores and weights of the page of this warp, into shared memory.
 template <class Kv>
-INLINE void weigh_span(const AttendArgs &args, const SpanShared &shared, const Seen &row_sees, u32 span, u32 kv_head) {
+INLINE void weigh_span(const AttendArgs &args, const SpanShared<Kv> &shared, const Seen &row_sees, u32 span,
+                       u32 kv_head) {
+    typedef typename Kv::Number Number;
     const u32 page = span * SPAN_PAGES + warp_idx(), first_key = page * PAGE_KEYS, g = lane_idx() / 4;
     const bool is_seen = first_key < row_sees.end && first_key + PAGE_KEYS > row_sees.first;
     const Seen seen[2] = {row_sees, row_sees};
     float scores[2][4][4], greatest[2] = {no_score(), no_score()};
     if (is_seen) {
-        const u16 *keys = args.keys + page_start(args, row_sees.slot, page, kv_head);
-        multiply_keys<Kv>(scores, shared.queries, keys, padded_dims(args.head_dim) / 16);
+        const u64 start = page_start(args, row_sees.slot, page, kv_head);
+        // Values are on their way while scores are computed: 128 bytes are a line.
+        const u32 n_dims = padded_dims(args.head_dim), line_len = 128 / sizeof(Number);
+        const Number *keys = static_cast<const Number *>(args.keys) + start;
+        const Number *values = static_cast<const Number *>(args.values) + start;
+        for (u32 i = lane_idx() * line_len; i < n_dims * PAGE_KEYS; i += 32 * line_len) prefetch(values + i);
+        multiply_keys<Kv>(scores, shared.queries, keys, n_dims / 16);
         score(args, scores, first_key, seen, greatest);
     }
     if (lane_idx() % 4 == 0) {
@@ -40,7 +48,7 @@ INLINE void weigh_span(const AttendArgs &args, const SpanShared &shared, const S
         greatest[1] = max_of(greatest[1], shared.greatest[before * 16 + g + 8]);
     }
     if (is_seen) {
-        U32x4 fragments[4];
+        typename Kv::Pairs4 fragments[4];
         float sums[2];
         weigh<Kv>(scores, greatest, fragments, sums);
 #pragma unroll
@@ -57,10 +65,11 @@ INLINE void weigh_span(const AttendArgs &args, const SpanShared &shared, const S
 // Block (row, head of keys and 16 of the query heads that read it, span).
 template <class Kv>
 INLINE void attend_span(const AttendArgs &args) {
-    DYNAMIC_SHARED(U32x4, memory);
+    typedef typename Kv::Pairs4 Unit;
+    DYNAMIC_SHARED(Unit, memory);
     const u32 n_dims = padded_dims(args.head_dim), n_steps = n_dims / 16, n_tiles = n_dims / 8;
     float *floats = reinterpret_cast<float *>(memory + (n_steps + 16) * 32);
-    const SpanShared shared = {memory, memory + n_steps * 32, floats, floats + 64};
+    const SpanShared<Kv> shared = {memory, memory + n_steps * 32, floats, floats + 64};
     const u32 group = args.n_heads / args.n_kv_heads, n_parts = (group + 15) / 16, row = block_x(), span = block_z();
     const u32 kv_head = block_y() / n_parts, first = block_y() % n_parts * 16, n_heads = min_of(16, group - first);
     const u32 first_head = kv_head * group + first, g = lane_idx() / 4, t = lane_idx() % 4;
@@ -75,13 +84,14 @@ INLINE void attend_span(const AttendArgs &args) {
     sync_threads();
     weigh_span<Kv>(args, shared, seen, span, kv_head);
 
-    const u16 *pages[SPAN_PAGES];
+    const Unit *pages[SPAN_PAGES];
     float factors[SPAN_PAGES][2], greatest[2] = {no_score(), no_score()}, sums[2] = {0.0f, 0.0f};
 #pragma unroll
     for (u32 idx = 0; idx < SPAN_PAGES; idx++) {
         const u32 page = span * SPAN_PAGES + idx;
         const bool is_seen = page * PAGE_KEYS < seen.end && (page + 1) * PAGE_KEYS > seen.first;
-        pages[idx] = is_seen ? args.values + page_start(args, seen.slot, page, kv_head) : nullptr;
+        pages[idx] = is_seen ? static_cast<const Unit *>(args.values) + page_start(args, seen.slot, page, kv_head) / 8
+                             : nullptr;
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             const float now = max_of(greatest[half], shared.greatest[idx * 16 + g + half * 8]);
@@ -104,19 +114,19 @@ INLINE void attend_span(const AttendArgs &args) {
         for (u32 idx = 0; idx < SPAN_PAGES; idx++) {
             if (!pages[idx]) continue;
             const u32 first_key = (span * SPAN_PAGES + idx) * PAGE_KEYS;
-            U32x4 values[2][4];
+            Unit values[2][4];
 #pragma unroll
             for (u32 i = 0; i < 8; i++) {
                 const u32 unit = i / 4 * 4 + t, tile = min_of(first_tile + i % 4 * SPAN_WARPS, n_tiles - 1);
-                const U32x4 *units = reinterpret_cast<const U32x4 *>(pages[idx]) + unit * n_dims;
-                values[i / 4][i % 4] = load_values(units + tile * 8 + g, first_key + unit * 8, seen.end);
+                const Unit *units = pages[idx] + unit * n_dims + tile * 8 + g;
+                values[i / 4][i % 4] = load_values<Kv>(units, first_key + unit * 8, seen.end);
             }
 #pragma unroll
             for (u32 i = 0; i < 16; i++) means[i / 4][i % 4] *= factors[idx][i / 2 % 2];
 #pragma unroll
             for (u32 b = 0; b < 2; b++) {
-                const U32x4 *weights = shared.weights + (idx * 4 + b * 2) * 32 + lane_idx();
-                const U32x4 low_keys = weights[0], high_keys = weights[32];
+                const Unit *weights = shared.weights + (idx * 4 + b * 2) * 32 + lane_idx();
+                const Unit low_keys = weights[0], high_keys = weights[32];
 #pragma unroll
                 for (u32 i = 0; i < 4; i++) {
                     Kv::multiply(means[i], low_keys, values[b][i].x, values[b][i].y);
@@ -136,6 +146,7 @@ INLINE void attend_span(const AttendArgs &args) {
 
 KERNEL(attend_span_f16, 128, AttendArgs) { attend_span<KvF16>(args); }
 KERNEL(attend_span_bf16, 128, AttendArgs) { attend_span<KvBf16>(args); }
+KERNEL(attend_span_f32, 128, AttendArgs) { attend_span<KvF32>(args); }
 
 // Block (row, query head): spans in ascending order, up to 128 at a time. Threads first find each span's factors, then
 // each takes dimensions.

@@ -1,6 +1,6 @@
 // Attention of prompts: a block takes up to 64 queries of one sequence that read the same head, 16 for each of its four
 // warps, which walk through the pages on their own; what one of them loads, the others find in the cache. Spans are
-// merged as they end, in shared memory. The bits are those of attend_span.cu.
+// merged as they end, in shared memory. The bits are those of attend_span.cu. For numbers of 16 bits only.
 #include "attention.cu"
 
 const u32 TILE_THREADS = 128;
@@ -17,9 +17,10 @@ INLINE void add_page(const AttendArgs &args, const U32x4 *queries, u32 slot, u32
     const u32 n_dims = padded_dims(args.head_dim), n_tiles = n_dims / 8, g = lane_idx() / 4, t = lane_idx() % 4;
     const u32 first_key = page * PAGE_KEYS;
     const u64 start = page_start(args, slot, page, kv_head);
+    const u16 *keys = static_cast<const u16 *>(args.keys) + start;
     float scores[2][4][4], greatest[2], of_page[2], factors[2];
     U32x4 weights[4];
-    multiply_keys<Kv>(scores, queries, args.keys + start, n_dims / 16);
+    multiply_keys<Kv>(scores, queries, keys, n_dims / 16);
     score(args, scores, first_key, seen, greatest);
 #pragma unroll
     for (u32 row = 0; row < 2; row++) {
@@ -32,13 +33,13 @@ INLINE void add_page(const AttendArgs &args, const U32x4 *queries, u32 slot, u32
     for (u32 row = 0; row < 2; row++) sums.sum[row] = fma(sums.sum[row], factors[row], of_page[row]);
 #pragma unroll
     for (u32 i = 0; i < 4 * MAX_TILES; i++) means[i / 4][i % 4] *= factors[i / 2 % 2];
-    const U32x4 *units = reinterpret_cast<const U32x4 *>(args.values + start) + t * n_dims + g;
+    const U32x4 *units = static_cast<const U32x4 *>(args.values) + start / 8 + t * n_dims + g;
 #pragma unroll
     for (u32 b = 0; b < 2; b++) {
 #pragma unroll
         for (u32 tile = 0; tile < MAX_TILES; tile++) {
             if (tile >= n_tiles) break;
-            const U32x4 values = load_values(units + b * 4 * n_dims + tile * 8, first_key + b * 32 + t * 8, end);
+            const U32x4 values = load_values<Kv>(units + b * 4 * n_dims + tile * 8, first_key + b * 32 + t * 8, end);
             Kv::multiply(means[tile], weights[b * 2], values.x, values.y);
             Kv::multiply(means[tile], weights[b * 2 + 1], values.z, values.w);
         }

@@ -16,8 +16,8 @@ struct AttendArgs {
     const u32 *slots;        // (n_rows)
     const u32 *positions;    // (n_rows)
     const u32 *block_table;  // (n_slots, max_pages)
-    const u16 *keys;         // (n_pages, n_kv_heads, page)
-    const u16 *values;       // (n_pages, n_kv_heads, page)
+    const void *keys;        // (n_pages, n_kv_heads, page)
+    const void *values;      // (n_pages, n_kv_heads, page)
     float *means;            // (n_rows, n_heads, n_spans, padded head_dim): spans' results, for attend_merge
     float *stats;            // (n_rows, n_heads, n_spans, 2): their greatest score and sum of weights
     const u32 *tiles;        // (n_tiles, 2): first row and rows, of one slot, for attend_tile
@@ -57,11 +57,11 @@ INLINE u32 first_dim(u32 step, u32 n_steps) {
 
 // Rows g and g + 8 of a fragment for one step; a row that is null is zeros.
 template <class Kv>
-INLINE U32x4 query_fragment(const float *low, const float *high, u32 step, u32 n_steps, u32 head_dim) {
+INLINE typename Kv::Pairs4 query_fragment(const float *low, const float *high, u32 step, u32 n_steps, u32 head_dim) {
     const u32 dim = first_dim(step, n_steps);
-    const auto pair = [&](const float *row, u32 dim) -> u32 {
-        const u32 first = row && dim < head_dim ? Kv::of(row[dim]) : 0;
-        return first | u32(row && dim + 1 < head_dim ? Kv::of(row[dim + 1]) : 0) << 16;
+    const auto pair = [&](const float *row, u32 dim) {
+        const auto at = [&](u32 dim) { return row && dim < head_dim ? Kv::of(row[dim]) : typename Kv::Number(0); };
+        return Kv::pair(at(dim), at(dim + 1));
     };
     return {pair(low, dim), pair(high, dim), pair(low, dim + 2), pair(high, dim + 2)};
 }
@@ -69,16 +69,19 @@ INLINE U32x4 query_fragment(const float *low, const float *high, u32 step, u32 n
 // Products of 16 queries with the 64 keys of a page: lane 4 g + t has those of rows g, g, g + 8, g + 8 with keys
 // 32 b + 8 t + 2 j + {0, 1, 0, 1} in products[b][j].
 template <class Kv>
-INLINE void multiply_keys(float products[2][4][4], const U32x4 *queries, const u16 *page, u32 n_steps) {
+INLINE void multiply_keys(float products[2][4][4], const typename Kv::Pairs4 *queries, const typename Kv::Number *page,
+                          u32 n_steps) {
+    typedef typename Kv::Pairs4 Unit;
+    typedef typename Kv::Pairs2 HalfUnit;
     const u32 g = lane_idx() / 4, t = lane_idx() % 4;
 #pragma unroll
     for (u32 i = 0; i < 32; i++) products[i / 16][i / 4 % 4][i % 4] = 0.0f;
     for (u32 step = 0; step + 1 < n_steps; step += 2) {
-        const U32x4 *units = reinterpret_cast<const U32x4 *>(page) + (step * 2 + t) * PAGE_KEYS + g;
-        U32x4 keys[8];
+        const Unit *units = reinterpret_cast<const Unit *>(page) + (step * 2 + t) * PAGE_KEYS + g;
+        Unit keys[8];
 #pragma unroll
         for (u32 j = 0; j < 8; j++) keys[j] = units[j * 8];
-        const U32x4 first = queries[step * 32 + lane_idx()], second = queries[(step + 1) * 32 + lane_idx()];
+        const Unit first = queries[step * 32 + lane_idx()], second = queries[(step + 1) * 32 + lane_idx()];
 #pragma unroll
         for (u32 j = 0; j < 8; j++) Kv::multiply(products[j / 4][j % 4], first, keys[j].x, keys[j].y);
 #pragma unroll
@@ -86,11 +89,12 @@ INLINE void multiply_keys(float products[2][4][4], const U32x4 *queries, const u
     }
     if (n_steps % 2 == 1) {
         const u32 step = n_steps - 1;
-        const U32x2 *halves = reinterpret_cast<const U32x2 *>(page) + ((step * 2 + t / 2) * PAGE_KEYS + g) * 2 + t % 2;
-        const U32x4 query = queries[step * 32 + lane_idx()];
+        const u32 unit = (step * 2 + t / 2) * PAGE_KEYS + g;
+        const HalfUnit *halves = reinterpret_cast<const HalfUnit *>(page) + unit * 2 + t % 2;
+        const Unit query = queries[step * 32 + lane_idx()];
 #pragma unroll
         for (u32 j = 0; j < 8; j++) {
-            const U32x2 keys = halves[j * 16];
+            const HalfUnit keys = halves[j * 16];
             Kv::multiply(products[j / 4][j % 4], query, keys.x, keys.y);
         }
     }
@@ -136,24 +140,25 @@ INLINE float factor_of(float before, float now) { return before == now ? 1.0f : 
 
 // Weights of a page's keys, rounded, as the left fragments of four steps of 16 keys; and the sums of the rounded.
 template <class Kv>
-INLINE void weigh(const float scores[2][4][4], const float greatest[2], U32x4 fragments[4], float sums[2]) {
+INLINE void weigh(const float scores[2][4][4], const float greatest[2], typename Kv::Pairs4 fragments[4],
+                  float sums[2]) {
     // Where nothing is seen yet every weight is 0, and not e^(-infinity + infinity).
     const float base[2] = {greatest[0] == no_score() ? 0.0f : greatest[0],
                            greatest[1] == no_score() ? 0.0f : greatest[1]};
     sums[0] = sums[1] = 0.0f;
 #pragma unroll
     for (u32 step = 0; step < 4; step++) {
-        u32 words[4];
+        typename Kv::Pair pairs[4];
 #pragma unroll
         for (u32 word = 0; word < 4; word++) {
             const u32 b = step / 2, j = step % 2 * 2 + word / 2, row = word % 2;
-            const u16 even = Kv::of(softmax_exp(scores[b][j][row * 2] - base[row]));
-            const u16 odd = Kv::of(softmax_exp(scores[b][j][row * 2 + 1] - base[row]));
+            const auto even = Kv::of(softmax_exp(scores[b][j][row * 2] - base[row]));
+            const auto odd = Kv::of(softmax_exp(scores[b][j][row * 2 + 1] - base[row]));
             sums[row] += Kv::wide(even);
             sums[row] += Kv::wide(odd);
-            words[word] = u32(even) | u32(odd) << 16;
+            pairs[word] = Kv::pair(even, odd);
         }
-        fragments[step] = {words[0], words[1], words[2], words[3]};
+        fragments[step] = {pairs[0], pairs[1], pairs[2], pairs[3]};
     }
 #pragma unroll
     for (u32 row = 0; row < 2; row++) {
@@ -163,11 +168,14 @@ INLINE void weigh(const float scores[2][4][4], const float greatest[2], U32x4 fr
 }
 
 // Eight values of one dimension; those from key `end` on are what memory held before, and become 0.
-INLINE U32x4 load_values(const U32x4 *unit, u32 first_key, u32 end) {
-    U32x4 out = *unit;
+template <class Kv>
+INLINE typename Kv::Pairs4 load_values(const typename Kv::Pairs4 *unit, u32 first_key, u32 end) {
+    typename Kv::Pairs4 out = *unit;
     if (first_key + 8 <= end) return out;
     const u32 n = first_key < end ? end - first_key : 0;
-    const auto keep = [n](u32 word, u32 first) { return n > first + 1 ? word : n > first ? word & 0xffffu : 0; };
+    const auto keep = [n](typename Kv::Pair pair, u32 first) {
+        return n > first + 1 ? pair : n > first ? Kv::only_low(pair) : typename Kv::Pair{};
+    };
     out.x = keep(out.x, 0), out.y = keep(out.y, 2), out.z = keep(out.z, 4), out.w = keep(out.w, 6);
     return out;
 }

@@ -55,10 +55,11 @@ INLINE void enter_heads(const EnterArgs &args) {
     const KvPlace place = place_of(args.to, slot, position, (head - args.n_heads) % n_kv_heads);
     if (!place.is_there) return;
     for (u32 dim = lane_idx(); dim < n_dims; dim += 32) {
-        if (is_value) args.to.values[value_at(place, dim, n_dims)] = Kv::of(rotated(dim));
-        else args.to.keys[key_at(place, dim)] = Kv::of(rotated(dim));
+        auto *to = static_cast<typename Kv::Number *>(is_value ? args.to.values : args.to.keys);
+        to[is_value ? value_at(place, dim, n_dims) : key_at(place, dim)] = Kv::of(rotated(dim));
     }
 }
 
 KERNEL(enter_heads_f16, ENTER_WARPS * 32, EnterArgs) { enter_heads<KvF16>(args); }
+KERNEL(enter_heads_f32, ENTER_WARPS * 32, EnterArgs) { enter_heads<KvF32>(args); }
 KERNEL(enter_heads_bf16, ENTER_WARPS * 32, EnterArgs) { enter_heads<KvBf16>(args); }

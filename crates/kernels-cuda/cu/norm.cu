@@ -27,52 +27,52 @@ struct HeadNormArgs {
     float eps;
 };
 
-const u32 RMS_NORM_THREADS = 512;
-
-// Calls f(col, count) for columns col..col + count of this thread: 4 of each 2048, or what is left of them.
-template <class F>
-INLINE void for_quads(u32 width, F f) {
-    for (u32 col = thread_idx() * 4; col < width; col += RMS_NORM_THREADS * 4) f(col, min_of(4, width - col));
-}
+const u32 RMS_NORM_THREADS = 1024;
 
 INLINE float sum_of_squares(float sum, F32x4 x) {
     return fma(x.w, x.w, fma(x.z, x.z, fma(x.y, x.y, fma(x.x, x.x, sum))));
 }
 
-INLINE void scale_row(const RmsNormArgs &args, const float *x, float sum, float *scratch) {
-    const float scale = 1.0f / sqrtf(block_sum(sum, scratch) / float(args.width) + args.eps);
-    float *out = args.out + u64(block_x()) * args.out_stride;
-    u16 *out_bf16 = args.out_bf16 + u64(block_x()) * args.out_bf16_stride;
-    for_quads(args.width, [&](u32 col, u32 count) {
-        const F32x4 value = load_quad(x, col, count), weight = load_quad(args.weight, col, count);
-        store_quad(out, out_bf16, col, count, {value.x * scale * weight.x, value.y * scale * weight.y,
-                                               value.z * scale * weight.z, value.w * scale * weight.w});
-    });
+INLINE void store_scaled(const RmsNormArgs &args, u32 col, u32 count, F32x4 x, float scale, F32x4 weight) {
+    store_quad(args.out + u64(block_x()) * args.out_stride, args.out_bf16 + u64(block_x()) * args.out_bf16_stride, col,
+               count, {x.x * scale * weight.x, x.y * scale * weight.y, x.z * scale * weight.z, x.w * scale * weight.w});
 }
 
-// Block x: row. Thread i sums the squares of columns 4 i..4 i + 4, 2048 + 4 i.. and so on, ascending.
-KERNEL(rms_norm, RMS_NORM_THREADS, RmsNormArgs) {
+// Block x: row. Thread i sums the squares of columns 4 i..4 i + 4, 4096 + 4 i.. and so on, ascending. quad_of is called
+// once for each quad; the first one and its weights stay in registers, the others are in `x` afterwards.
+template <class F>
+INLINE void norm_row(const RmsNormArgs &args, const float *x, F quad_of) {
     __shared__ float scratch[32];
+    const u32 own = thread_idx() * 4, n_own = own < args.width ? min_of(4, args.width - own) : 0;
+    F32x4 first = {}, first_weight = {};
+    if (n_own > 0) first = quad_of(own, n_own), first_weight = load_quad(args.weight, own, n_own);
+    float sum = sum_of_squares(0.0f, first);
+    for (u32 col = own + RMS_NORM_THREADS * 4; col < args.width; col += RMS_NORM_THREADS * 4)
+        sum = sum_of_squares(sum, quad_of(col, min_of(4, args.width - col)));
+    const float scale = 1.0f / sqrtf(block_sum(sum, scratch) / float(args.width) + args.eps);
+    if (n_own > 0) store_scaled(args, own, n_own, first, scale, first_weight);
+    for (u32 col = own + RMS_NORM_THREADS * 4; col < args.width; col += RMS_NORM_THREADS * 4) {
+        const u32 count = min_of(4, args.width - col);
+        store_scaled(args, col, count, load_quad(x, col, count), scale, load_quad(args.weight, col, count));
+    }
+}
+
+KERNEL(rms_norm, RMS_NORM_THREADS, RmsNormArgs) {
     const float *x = args.x + u64(block_x()) * args.stride;
-    float sum = 0.0f;
-    for_quads(args.width, [&](u32 col, u32 count) { sum = sum_of_squares(sum, load_quad(x, col, count)); });
-    scale_row(args, x, sum, scratch);
+    norm_row(args, x, [&](u32 col, u32 count) { return load_quad(x, col, count); });
 }
 
 // add, then rms_norm of the sum; each thread reads back what it wrote.
 KERNEL(add_rms_norm, RMS_NORM_THREADS, AddRmsNormArgs) {
-    __shared__ float scratch[32];
     float *hidden = args.hidden + u64(block_x()) * args.norm.stride;
     u16 *hidden_bf16 = args.hidden_bf16 + u64(block_x()) * args.hidden_bf16_stride;
     const float *delta_row = args.delta + u64(block_x()) * args.delta_stride;
-    float sum = 0.0f;
-    for_quads(args.norm.width, [&](u32 col, u32 count) {
+    norm_row(args.norm, hidden, [&](u32 col, u32 count) {
         const F32x4 old = load_quad(hidden, col, count), delta = load_quad(delta_row, col, count);
         const F32x4 both = {old.x + delta.x, old.y + delta.y, old.z + delta.z, old.w + delta.w};
         store_quad(hidden, hidden_bf16, col, count, both);
-        sum = sum_of_squares(sum, both);
+        return both;
     });
-    scale_row(args.norm, hidden, sum, scratch);
 }
 
 // A warp for each head. Lane i sums the squares of dimensions i, i + 32, ... ascending.

@@ -100,6 +100,9 @@ INLINE U32x2 load_once(const U32x2 *from) {
     return out;
 }
 
+// Asks for a line of memory to be brought to the second-level cache.
+INLINE void prefetch(const void *address) { asm volatile("prefetch.global.L2 [%0];" : : "l"(address)); }
+
 // d = a b + d for bf16 a (16, 16) and b (16, 8), f32 d (16, 8). Lane 4 g + t holds a[g][2t, 2t+1], a[g+8][2t, 2t+1],
 // a[g][2t+8, 2t+9], a[g+8][2t+8, 2t+9]; b[2t, 2t+1][g], b[2t+8, 2t+9][g]; d[g][2t, 2t+1], d[g+8][2t, 2t+1].
 INLINE void mma_bf16(float d[4], const u32 a[4], u32 b0, u32 b1) {
@@ -121,6 +124,7 @@ INLINE float of_bf16(u16 value) { return float_of(u32(value) << 16); }
 INLINE u32 pair_of(float low, float high) { return u32(bf16_of(low)) | u32(bf16_of(high)) << 16; }
 INLINE u32 lane_idx() { return thread_idx() & 31; }
 INLINE u32 warp_idx() { return thread_idx() >> 5; }
+INLINE float shuffle(float value, u32 lane) { return float_of(shuffle(bits_of(value), lane)); }
 INLINE float shuffle_xor(float value, u32 mask) { return float_of(shuffle_xor(bits_of(value), mask)); }
 INLINE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
 INLINE u32 max_of(u32 a, u32 b) { return a > b ? a : b; }

@@ -14,6 +14,8 @@ const NO_PAGE: u32 = u32::MAX;
 /// What keys and values are kept as, rounded to the nearest, ties to even. Queries and weights are rounded to it, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
+    /// As computed: for comparisons, without tensor cores, and so without tiles of queries.
+    F32,
     /// IEEE half precision; values beyond 65504 become infinite.
     F16,
     /// The upper half of an f32.
@@ -39,6 +41,16 @@ pub struct PagedShape {
     pub kv_type: KvType,
 }
 
+impl KvType {
+    /// Words of 16 bits that a number takes.
+    pub(crate) fn words(self) -> usize {
+        match self {
+            KvType::F32 => 2,
+            KvType::F16 | KvType::Bf16 => 1,
+        }
+    }
+}
+
 impl PagedShape {
     /// Bytes of a page, over all layers.
     pub fn page_bytes(&self) -> usize {
@@ -50,9 +62,9 @@ impl PagedShape {
         self.max_positions.div_ceil(PAGE_POSITIONS)
     }
 
-    /// Numbers of a page's keys in one layer.
+    /// Words of a page's keys in one layer.
     fn page_len(&self) -> usize {
-        self.n_kv_heads * self.head_dim.next_multiple_of(16) * PAGE_POSITIONS
+        self.n_kv_heads * self.head_dim.next_multiple_of(16) * PAGE_POSITIONS * self.kv_type.words()
     }
 }
 
@@ -60,7 +72,7 @@ impl PagedShape {
 #[derive(Debug)]
 pub struct PagedCache {
     shape: PagedShape,
-    pub(crate) keys: Vec<Memory<u16>>, // (n_layers), each (n_pages, n_kv_heads, head_dim rounded up to 16, 64)
+    pub(crate) keys: Vec<Memory<u16>>, // (n_layers), each (n_pages, n_kv_heads, head_dim rounded up to 16, 64), of words
     pub(crate) values: Vec<Memory<u16>>, // the same
     pub(crate) table: Memory<u32>,     // (n_slots, max_pages)
     pages: Vec<Vec<u32>>,              // (n_slots): pages of each, in order of positions

@@ -216,6 +216,13 @@ fn windows_and_softcaps() {
 }
 
 #[test]
+fn numbers_as_computed() {
+    let case = Case { n_heads: 2, n_kv_heads: 1, kv_type: KvType::F32, ..CASE };
+    check(Case { head_dim: 18, lens: [9, 3], softcap: Some(3.0), ..case });
+    check(Case { head_dim: 2, lens: [20, 3], window: Some(5), ..case });
+}
+
+#[test]
 fn scores_that_are_not_finite() {
     let case = Case { n_heads: 2, n_kv_heads: 1, head_dim: 4, lens: [150, 40], is_odd: true, ..CASE };
     for window in [Some(3), Some(70), None] {

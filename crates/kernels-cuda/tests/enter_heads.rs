@@ -87,6 +87,7 @@ fn enter_heads_is_head_norm_rope_and_append() {
             Case { n_rows: 4, head_dim: 80, rotary_dim: 32, ..case },
             Case { n_heads: 3, n_kv_heads: 1, head_dim: 18, rotary_dim: 18, kv_type: KvType::Bf16, ..case },
             Case { n_rows: 1, n_heads: 1, n_kv_heads: 1, head_dim: 512, rotary_dim: 0, ..case },
+            Case { n_rows: 1, kv_type: KvType::F32, ..case },
             Case { n_rows: 9, n_heads: 1, n_kv_heads: 1, head_dim: 2, rotary_dim: 2, ..case },
         ] {
             check(&device, &mut random, case);

@@ -61,7 +61,7 @@ impl AttendScratch {
 
     /// Rows of so many spans that fit.
     fn n_rows(&self, attend: &Attend, shape: PagedShape, n_spans: usize) -> usize {
-        let per_row = n_spans * attend.n_heads;
+        let per_row = n_spans * attend.n_heads.max(1);
         (self.means.len() / (per_row * shape.head_dim.next_multiple_of(16))).min(self.stats.len() / (2 * per_row))
     }
 }
@@ -129,8 +129,10 @@ macro_rules! kernels {
 }
 
 kernels! {
+    AppendF32(AppendFields) "append_f32"
     AppendF16(AppendFields) "append_f16"
     AppendBf16(AppendFields) "append_bf16"
+    SpanF32(AttendFields) "attend_span_f32"
     SpanF16(AttendFields) "attend_span_f16"
     SpanBf16(AttendFields) "attend_span_bf16"
     Merge(AttendFields) "attend_merge"
@@ -162,6 +164,7 @@ pub fn append(
     // SAFETY: rows and columns were checked above; the kernel leaves out places that the cache does not have.
     unsafe {
         match shape.kv_type {
+            KvType::F32 => device.launch(&AppendF32(fields), grid),
             KvType::F16 => device.launch(&AppendF16(fields), grid),
             KvType::Bf16 => device.launch(&AppendBf16(fields), grid),
         }
@@ -277,13 +280,14 @@ pub fn attend_steps(
         fields.n_spans = n_spans as u32;
         let blocks = [rows.len() as u32, (shape.n_kv_heads * n_parts) as u32, n_spans as u32];
         // Fragments of queries and weights, then two numbers for each page and row.
-        let shared_bytes = ((n_steps + 16) * 32 * 16 + 2 * 64 * 4) as u32;
+        let shared_bytes = ((n_steps + 16) * 32 * 16 * shape.kv_type.words() + 2 * 64 * 4) as u32;
         let spans = Grid { blocks, threads: 128, shared_bytes };
         let merge = Grid { blocks: [rows.len() as u32, attend.n_heads as u32, 1], threads: 128, shared_bytes: 0 };
         // SAFETY: rows and columns were checked by `AttendFields::new`, the scratch above; the kernels take no page
         // that the cache does not have, and no span beyond `n_spans`.
         unsafe {
             match shape.kv_type {
+                KvType::F32 => device.launch(&SpanF32(fields), spans),
                 KvType::F16 => device.launch(&SpanF16(fields), spans),
                 KvType::Bf16 => device.launch(&SpanBf16(fields), spans),
             }?;
@@ -294,10 +298,10 @@ pub fn attend_steps(
 }
 
 /// Rows that [`attend_tiles`] takes at once, or `None` where [`attend_steps`] must do: for heads beyond 256 dimensions,
-/// and for more than 64 query heads to a head of keys.
+/// for more than 64 query heads to a head of keys, and for [`KvType::F32`].
 pub fn tile_rows(attend: &Attend, shape: PagedShape) -> Option<usize> {
     let n_rows = TILE_QUERIES / (attend.n_heads / shape.n_kv_heads).max(1);
-    Some(n_rows).filter(|&n_rows| n_rows > 0 && shape.head_dim <= 256)
+    Some(n_rows).filter(|&n_rows| n_rows > 0 && shape.head_dim <= 256 && shape.kv_type != KvType::F32)
 }
 
 /// Cuts rows into tiles of up to `tile_rows`, each of one slot at consecutive positions: first row and rows of each.
@@ -351,6 +355,7 @@ pub fn attend_tiles(
     // `n_rows`, and no page that the cache does not have.
     unsafe {
         match (shape.kv_type, shape.head_dim <= 128) {
+            (KvType::F32, _) => unreachable!("has no tiles"),
             (KvType::F16, true) => device.launch(&TileF16To128(fields), grid),
             (KvType::F16, false) => device.launch(&TileF16To256(fields), grid),
             (KvType::Bf16, true) => device.launch(&TileBf16To128(fields), grid),

@@ -51,6 +51,14 @@ struct Fields {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(transparent)]
+struct EnterF32(Fields);
+
+impl Args for EnterF32 {
+    const KERNEL: &'static str = "enter_heads_f32";
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(transparent)]
 struct EnterF16(Fields);
 
 impl Args for EnterF16 {
@@ -111,6 +119,7 @@ pub fn enter_heads(
     // rows that the table does not have.
     unsafe {
         match shape.kv_type {
+            KvType::F32 => device.launch(&EnterF32(fields), grid),
             KvType::F16 => device.launch(&EnterF16(fields), grid),
             KvType::Bf16 => device.launch(&EnterBf16(fields), grid),
         }

@@ -61,7 +61,7 @@ impl RmsNormArgs {
 
 /// A block for each row; `RMS_NORM_THREADS` in cu/norm.cu.
 fn grid(n_rows: usize) -> Grid {
-    Grid { blocks: [n_rows as u32, 1, 1], threads: 512, shared_bytes: 0 }
+    Grid { blocks: [n_rows as u32, 1, 1], threads: 1024, shared_bytes: 0 }
 }
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight` over `n_rows` rows, as long as the weight.

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! "16 at a time" is a product of fragments: exact products, and their sum with the sum so far rounded once; a GPU cuts
-//! the sum's last bits in its own way. Which 16 is the cache's layout: see `steps`. A value that is not finite, of a key
+//! the sum's last bits in its own way. For f32 it is a chain of fused multiply-adds. Which 16 is the cache's layout: see `steps`. A value that is not finite, of a key
 //! that a query does not see, may still reach it where another query of the same launch sees that key.
 
 use half::{bf16, f16};
@@ -50,6 +50,7 @@ struct Sums {
 /// A number as the cache keeps it.
 pub fn rounded(kv_type: KvType, value: f32) -> f32 {
     match kv_type {
+        KvType::F32 => value,
         KvType::F16 => f16::from_f32(value).to_f32(),
         KvType::Bf16 => bf16::from_f32(value).to_f32(),
     }
@@ -108,7 +109,7 @@ fn add_page(
         };
         *mean = steps(PAGE_POSITIONS)
             .iter()
-            .fold(*mean * factor, |mean, keys| multiply(mean, keys.map(|key| (weights[key], value(key)))));
+            .fold(*mean * factor, |mean, keys| multiply(kv_type, mean, keys.map(|key| (weights[key], value(key)))));
     }
     sums.greatest = greatest;
 }
@@ -117,7 +118,7 @@ fn score(query: &[f32], key: &[f32], attend: &Attend, kv_type: KvType) -> f32 {
     let at = |values: &[f32], dim: usize| values.get(dim).map_or(0.0, |value| rounded(kv_type, *value));
     let product = steps(query.len().next_multiple_of(16))
         .iter()
-        .fold(0.0, |product, dims| multiply(product, dims.map(|dim| (at(query, dim), at(key, dim)))));
+        .fold(0.0, |product, dims| multiply(kv_type, product, dims.map(|dim| (at(query, dim), at(key, dim)))));
     let score = product * attend.scale;
     attend.softcap.map_or(score, |cap| cap * math::tanh(score / cap))
 }
@@ -134,8 +135,12 @@ fn steps(n: usize) -> Vec<[usize; 16]> {
     (0..n_steps).map(|step| std::array::from_fn(|k| index(step, k))).collect()
 }
 
-/// `sum` and 16 products, rounded once.
-fn multiply(sum: f32, pairs: [(f32, f32); 16]) -> f32 {
+/// `sum` and 16 products, rounded once; of f32 a chain of multiply-adds, rounded each.
+fn multiply(kv_type: KvType, sum: f32, pairs: [(f32, f32); 16]) -> f32 {
+    if kv_type == KvType::F32 {
+        let of_lanes = (0..4).flat_map(|lane| [2 * lane, 2 * lane + 1, 2 * lane + 8, 2 * lane + 9]);
+        return of_lanes.fold(sum, |sum, k: usize| pairs[k].0.mul_add(pairs[k].1, sum));
+    }
     pairs.iter().fold(f64::from(sum), |sum, (a, b)| sum + f64::from(*a) * f64::from(*b)) as f32
 }
 

@@ -3,12 +3,12 @@
 use super::sums::{block_sum, warp_sum};
 
 /// Threads of a block.
-const THREADS: usize = 512;
+const THREADS: usize = 1024;
 /// Columns that a thread takes at once.
 const QUAD: usize = 4;
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight`. Thread `i` of 512 sums the squares of columns `4 i..4 i + 4`, then those
-/// 2048 further and so on, ascending, with one rounding each.
+/// `out = x / sqrt(mean(x^2) + eps) * weight`. Thread `i` of 1024 sums the squares of columns `4 i..4 i + 4`, then those
+/// 4096 further and so on, ascending, with one rounding each.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut sums = [0f32; THREADS];
     for (quad_idx, quad) in x.chunks(QUAD).enumerate() {
