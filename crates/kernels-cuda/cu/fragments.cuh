@@ -74,7 +74,7 @@ struct Escapes {
 
     // Puts the high bytes of product `product` into its fragment.
     INLINE_MEMBER void patch(u32 product, u32 a[4]) {
-        while (next >> 16 == product) {
+        while (next < (product + 1) << 16) {
             const u32 selector = next >> 8 & 1 ? 0x4210 : 0x3240;
             const u32 word = (next >> 11 & 31) == lane_idx() ? next >> 9 & 3 : 4;
             for (u32 i = 0; i < 4; i++) a[i] = permute_bytes(a[i], next & 255, word == i ? selector : 0x3210);
@@ -114,7 +114,7 @@ struct Exact12 {
         const u32 low_0 = m % 2 ? low.z : low.x, low_1 = m % 2 ? low.w : low.y;
         const u32 code = m == 0 ? held.codes.x : m == 1 ? held.codes.y : m == 2 ? held.codes.z : held.codes.w;
         const u32 indices = code & 0x77777777;
-        const u32 high_0 = permute_bytes(palette.x, palette.y, indices & 0xffff) | (code & 0x80808080);
+        const u32 high_0 = permute_bytes(palette.x, palette.y, indices) | (code & 0x80808080);
         const u32 high_1 = permute_bytes(palette.x, palette.y, indices >> 16) | (code << 4 & 0x80808080);
         a[0] = permute_bytes(low_0, high_0, 0x5140), a[1] = permute_bytes(low_0, high_0, 0x7362);
         a[2] = permute_bytes(low_1, high_1, 0x5140), a[3] = permute_bytes(low_1, high_1, 0x7362);

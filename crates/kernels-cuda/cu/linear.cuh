@@ -34,9 +34,13 @@ INLINE float activate(u32 epilogue, float x) {
     return epilogue == SILU ? silu(x) : epilogue == GELU_TANH ? gelu_tanh(x) : gelu_erf(x);
 }
 
-// Columns `col..col + 8` of a token; zero past the last.
-INLINE U32x4 load_x(const u16 *x, u32 col, u32 cols) {
-    if (col + 8 <= cols) return load_cached(reinterpret_cast<const U32x4 *>(x + col));
+// What a block multiplies with: tokens first..first + 8 GROUPS, of those before `end`.
+struct Tokens {
+    u32 first, end;
+};
+
+// Columns `col..col + 8` of a token that begins at `x`; zero past the last.
+INLINE U32x4 load_tail(const u16 *x, u32 col, u32 cols) {
     u32 words[4];
     UNROLL for (u32 i = 0; i < 4; i++) {
         const u32 at = col + 2 * i;
@@ -45,60 +49,77 @@ INLINE U32x4 load_x(const u16 *x, u32 col, u32 cols) {
     return {words[0], words[1], words[2], words[3]};
 }
 
-constexpr u32 NO_TOKEN = ~0u;
-
-// What a block multiplies with: tokens first..first + 8 GROUPS, of those before `end`.
-struct Tokens {
-    u32 first, end;
-};
-
 // One tile, or two side by side, so that activations are loaded once for both. DEPTH steps of weights are loaded ahead.
 template <class Loader, u32 TILES, u32 GROUPS, u32 DEPTH>
 struct Slice {
     typename Loader::Held held[DEPTH][TILES];
-    const u16 *x;
-    u32 x_at[GROUPS];  // where this lane's token of each group begins; NO_TOKEN
+    const u16 *x[GROUPS];  // this lane's eight columns of the next step's first half, for its token of each group
     float sums[TILES][GROUPS][4];
 
-    INLINE_MEMBER Slice(const LinearArgs &args, Tokens tokens) : x(args.x) {
+    // A lane whose token is not there takes the last one's columns: what it sums, nobody looks at.
+    INLINE_MEMBER Slice(const LinearArgs &args, Tokens tokens, u32 first_step) {
         UNROLL for (u32 group = 0; group < GROUPS; group++) {
-            const u32 token = tokens.first + 8 * group + lane_idx() / 4;
-            x_at[group] = token < tokens.end ? (args.x_rows ? args.x_rows[token] : token) * args.x_stride : NO_TOKEN;
+            const u32 token = min_of(tokens.first + 8 * group + lane_idx() / 4, tokens.end - 1);
+            const u32 row = args.x_rows ? args.x_rows[token] : token;
+            x[group] = args.x + u64(row) * args.x_stride + first_step * STEP_COLS + 8 * (lane_idx() % 4);
             UNROLL for (u32 tile = 0; tile < TILES; tile++)
                 UNROLL for (u32 i = 0; i < 4; i++) sums[tile][group][i] = 0.0f;
         }
     }
 
-    INLINE_MEMBER void step(Loader (&loaders)[TILES], typename Loader::Held (&held)[TILES], u32 step, u32 col, u32 cols) {
+    INLINE_MEMBER void multiply_half(Loader (&loaders)[TILES], typename Loader::Held (&held)[TILES], u32 step, u32 half,
+                                     const U32x4 (&words)[GROUPS]) {
+        UNROLL for (u32 tile = 0; tile < TILES; tile++)
+            UNROLL for (u32 s = 0; s < 2; s++) {
+                u32 a[4];
+                loaders[tile].fragment(held[tile], step, 2 * half + s, a);
+                UNROLL for (u32 group = 0; group < GROUPS; group++)
+                    mma_bf16(sums[tile][group], a, s ? words[group].z : words[group].x,
+                             s ? words[group].w : words[group].y);
+            }
+    }
+
+    // Step `step` of the slice, `ahead` steps after where `x` points.
+    INLINE_MEMBER void multiply(Loader (&loaders)[TILES], typename Loader::Held (&held)[TILES], u32 step, u32 ahead) {
         UNROLL for (u32 half = 0; half < 2; half++) {
             U32x4 words[GROUPS];
-            const u32 at = col + half * 32 + 8 * (lane_idx() % 4);
             UNROLL for (u32 group = 0; group < GROUPS; group++)
-                words[group] = x_at[group] != NO_TOKEN ? load_x(x + x_at[group], at, cols) : U32x4{0, 0, 0, 0};
-            UNROLL for (u32 tile = 0; tile < TILES; tile++)
-                UNROLL for (u32 s = 0; s < 2; s++) {
-                    u32 a[4];
-                    loaders[tile].fragment(held[tile], step, 2 * half + s, a);
-                    UNROLL for (u32 group = 0; group < GROUPS; group++)
-                        mma_bf16(sums[tile][group], a, s ? words[group].z : words[group].x,
-                                 s ? words[group].w : words[group].y);
-                }
+                words[group] = load_cached(reinterpret_cast<const U32x4 *>(x[group] + ahead * STEP_COLS + 32 * half));
+            multiply_half(loaders, held, step, half, words);
         }
     }
 
-    INLINE_MEMBER void run(Loader (&loaders)[TILES], u32 first_step, u32 n_steps, u32 cols) {
+    // The last step of a matrix whose columns do not fill it. `x` points to it.
+    INLINE_MEMBER void multiply_tail(Loader (&loaders)[TILES], u32 step, u32 n_cols) {
+        UNROLL for (u32 tile = 0; tile < TILES; tile++) held[0][tile] = loaders[tile].load(step);
+        UNROLL for (u32 half = 0; half < 2; half++) {
+            U32x4 words[GROUPS];
+            const u32 col = 32 * half + 8 * (lane_idx() % 4);
+            UNROLL for (u32 group = 0; group < GROUPS; group++)
+                words[group] = load_tail(x[group] - 8 * (lane_idx() % 4), col, n_cols);
+            multiply_half(loaders, held[0], step, half, words);
+        }
+    }
+
+    // `n_steps` whole steps, then one of `n_tail_cols` columns, if there are any.
+    INLINE_MEMBER void run(Loader (&loaders)[TILES], u32 n_steps, u32 n_tail_cols) {
         UNROLL for (u32 ahead = 0; ahead < DEPTH; ahead++)
             UNROLL for (u32 tile = 0; tile < TILES; tile++)
                 if (ahead < n_steps) held[ahead][tile] = loaders[tile].load(ahead);
-        for (u32 begin = 0; begin < n_steps; begin += DEPTH) {
+        u32 begin = 0;
+        for (; begin + DEPTH <= n_steps; begin += DEPTH) {
             UNROLL for (u32 ahead = 0; ahead < DEPTH; ahead++) {
-                const u32 at = begin + ahead;
-                if (at >= n_steps) break;
-                step(loaders, held[ahead], at, (first_step + at) * STEP_COLS, cols);
+                multiply(loaders, held[ahead], begin + ahead, ahead);
                 UNROLL for (u32 tile = 0; tile < TILES; tile++)
-                    if (at + DEPTH < n_steps) held[ahead][tile] = loaders[tile].load(at + DEPTH);
+                    if (begin + ahead + DEPTH < n_steps) held[ahead][tile] = loaders[tile].load(begin + ahead + DEPTH);
             }
+            UNROLL for (u32 group = 0; group < GROUPS; group++) x[group] += DEPTH * STEP_COLS;
         }
+        UNROLL for (u32 ahead = 0; ahead + 1 < DEPTH; ahead++)
+            if (begin + ahead < n_steps) multiply(loaders, held[ahead], begin + ahead, ahead);
+        if (n_tail_cols == 0) return;
+        UNROLL for (u32 group = 0; group < GROUPS; group++) x[group] += (n_steps - begin) * STEP_COLS;
+        multiply_tail(loaders, n_steps, n_tail_cols);
     }
 };
 
@@ -182,8 +203,9 @@ INLINE void linear(const LinearArgs &args) {
     const u32 n_steps = (args.cols + STEP_COLS - 1) / STEP_COLS;
     const u32 first_step = slice_start(n_steps, warp_idx()), end_step = slice_start(n_steps, warp_idx() + 1);
     Loaders<Loader, TILES> loaders(first, second, first_tile, second_tile, warp_idx(), first_step, n_steps);
-    Slice<Loader, TILES, GROUPS, DEPTH> slice(args, tokens);
-    slice.run(loaders.of, first_step, end_step - first_step, args.cols);
+    Slice<Loader, TILES, GROUPS, DEPTH> slice(args, tokens, first_step);
+    const u32 n_whole = min_of(end_step, args.cols / STEP_COLS) - min_of(first_step, args.cols / STEP_COLS);
+    slice.run(loaders.of, n_whole, end_step - first_step > n_whole ? args.cols % STEP_COLS : 0);
 
     Output<GROUPS> output;
     output.tile(args, first, first_tile, is_gate, tokens, slice.sums[0], partial);

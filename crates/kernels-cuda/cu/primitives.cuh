@@ -48,7 +48,7 @@ INLINE u32 shuffle_up(u32 value, u32 delta) { return __shfl_up_sync(~0u, value, 
 INLINE u32 ballot(bool value) { return __ballot_sync(~0u, value); }
 INLINE u32 atomic_add(u32 *address, u32 value) { return atomicAdd(address, value); }
 
-// Bytes of b:a, numbered 7..0, picked by the nibbles of `selector`, whose highest bit must be 0.
+// Bytes of b:a, numbered 7..0, picked by the lower four nibbles of `selector`, whose highest bit must be 0.
 INLINE u32 permute_bytes(u32 a, u32 b, u32 selector) {
     u32 out;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(selector));
