@@ -106,4 +106,11 @@ impl Decoder for AnyDecoder {
             AnyDecoder::Cuda(decoder) => decoder.forward(batch, interrupt, logits),
         }
     }
+
+    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
+        match self {
+            AnyDecoder::Cpu(decoder) => decoder.likeliest(batch, interrupt),
+            AnyDecoder::Cuda(decoder) => decoder.likeliest(batch, interrupt),
+        }
+    }
 }

@@ -46,6 +46,16 @@ pub trait Decoder {
         interrupt: &Interrupt,
         logits: &mut [f32], // (n_wanted, vocab_size)
     ) -> Result<()>;
+
+    /// Runs a batch that wants logits after one token, and gives the likeliest token then, lowest id first among equals,
+    /// where the model can find it without giving the logits; `None`, and nothing was run, where it cannot.
+    ///
+    /// # Errors
+    /// As [`forward`](Decoder::forward); `Logits` where no token can be chosen.
+    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
+        let _ = (batch, interrupt);
+        Ok(None)
+    }
 }
 
 impl<D: Decoder + ?Sized> Decoder for &mut D {
@@ -63,5 +73,9 @@ impl<D: Decoder + ?Sized> Decoder for &mut D {
 
     fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<()> {
         (**self).forward(batch, interrupt, logits)
+    }
+
+    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
+        (**self).likeliest(batch, interrupt)
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use common::{CONTEXT_LEN, bits, fixtures, forward, oracle, rounded, run, worst_difference};
 use netweight_cuda_emulator::{Emulator, Options};
-use netweight_engine::decoder::Place;
-use netweight_engine::{CudaDecoder, Interrupt, KvType, Layout, LoadOptions, Precision, Store};
+use netweight_engine::decoder::{Batch, Place};
+use netweight_engine::{CudaDecoder, Decoder, Interrupt, KvType, Layout, LoadOptions, Precision, Store};
 use netweight_kernels_cuda::Device;
 use safetensors::Dtype;
 
@@ -130,6 +130,22 @@ fn weights_that_stream() {
         }
     }
     assert!(n_streaming >= 3, "streamed {n_streaming} times only");
+}
+
+/// The likeliest token, found on the GPU, is that of the logits: eagerly, captured and replayed.
+#[test]
+fn the_likeliest_token() {
+    let folder = &fixtures()[3];
+    let (prompt, _) = oracle(folder, "prompt", "prompt_logits");
+    let mut model = load(folder, &options(), Options::default());
+    for (position, &token) in prompt.iter().enumerate() {
+        let logits = forward(&mut model, &[token], &[Place { slot: 0, position }]);
+        let best = (0..logits.len()).fold(0, |best, idx| if logits[idx] > logits[best] { idx } else { best });
+        let places = [Place { slot: 1, position }];
+        let batch = Batch { tokens: &[token], places: &places, logits_for: &[0] };
+        let found = model.likeliest(&batch, &Interrupt::new()).expect("a step");
+        assert_eq!(found, Some(best as u32), "position {position}");
+    }
 }
 
 /// f16 checkpoints run too.

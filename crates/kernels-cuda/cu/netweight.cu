@@ -1,13 +1,13 @@
 // All kernels, one unit: what the artefacts in ../artefacts are compiled from.
 #include "primitives.cuh"
 
-#include "argmax.cu"
 #include "attend_span.cu"
 #include "attend_tile.cu"
 #include "bias.cu"
 #include "decode.cu"
 #include "encode.cu"
 #include "enter_heads.cu"
+#include "likeliest.cu"
 #include "linear.cu"
 #include "norm.cu"
 #include "pointwise.cu"

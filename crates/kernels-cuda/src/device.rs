@@ -283,7 +283,7 @@ impl<T: Pod> Memory<T> {
     ///
     /// # Panics
     /// Where either is shorter.
-    pub(crate) fn copy_to(&self, start: usize, to: &mut Pinned<T>, len: usize) -> Result<()> {
+    pub fn copy_to(&self, start: usize, to: &mut Pinned<T>, len: usize) -> Result<()> {
         let (src, dst) = (self.at(start, len), &mut to.as_mut_slice()[..len]);
         // SAFETY: both have `len` values. Pinned memory is freed only after the stream is done with it.
         unsafe { self.device.runtime.copy_out(Stream::Compute, dst.as_mut_ptr().cast(), src, size_of_val(dst)) }

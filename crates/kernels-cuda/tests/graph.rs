@@ -64,7 +64,7 @@ impl Step {
         let rotation = Rotation { rotary_dim: HEAD_DIM, table, table_rows: positions };
         launch::enter_heads(qkv, 2, &attend, None, rotation, places, cache).expect("a launch");
         launch::attend_steps(qkv, 0..2, &attend, places, cache, n_spans, scratch, out).expect("a launch");
-        launch::argmax(out, 2, N_HEADS * HEAD_DIM, best).expect("a launch");
+        launch::likeliest(out, 2, N_HEADS * HEAD_DIM, best).expect("a launch");
     }
 
     fn results(&self) -> (Vec<u32>, Vec<u32>) {

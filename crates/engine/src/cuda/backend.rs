@@ -39,6 +39,11 @@ pub struct Cuda {
     n_spans: usize,
     /// Where logits, and routers', come back to.
     pub(super) logits: Pinned<f32>, // (n_logits, vocab)
+    /// Where the likeliest token comes back to, if it and no logits are wanted.
+    pub(super) likeliest: Pinned<u32>, // (1)
+    wants_likeliest: bool,
+    vocab: usize,
+    chosen: Memory<u32>, // (1)
     failed: Option<kernels::Error>,
     numbers: Inputs<u32>,
     floats: Inputs<f32>,
@@ -83,6 +88,10 @@ impl Cuda {
             gemm_from,
             n_spans: 1,
             logits: device.pinned(sizes.n_logits * sizes.vocab)?,
+            likeliest: device.pinned(1)?,
+            wants_likeliest: false,
+            vocab: sizes.vocab,
+            chosen: device.zeroed(1)?,
             failed: None,
             numbers: Inputs::new(device, sizes.max_tokens),
             floats: Inputs::new(device, sizes.max_tokens),
@@ -105,9 +114,11 @@ impl Cuda {
         self.streamed.is_none()
     }
 
-    /// Begins a forward pass, of which the one before is done; no position's attention is longer than `n_spans`.
-    pub fn begin(&mut self, mode: Mode, interrupt: &Interrupt, n_spans: usize) {
+    /// Begins a forward pass, of which the one before is done; no position's attention is longer than `n_spans`. It ends
+    /// with logits, or with the likeliest token.
+    pub fn begin(&mut self, mode: Mode, interrupt: &Interrupt, n_spans: usize, wants_likeliest: bool) {
         (self.mode, self.interrupt, self.n_spans) = (mode, interrupt.clone(), n_spans);
+        self.wants_likeliest = wants_likeliest;
         self.numbers.begin();
         self.floats.begin();
         self.tiles.begin();
@@ -429,7 +440,14 @@ impl Backend for Cuda {
 
     /// Waits, unless a graph is captured or replayed: then the rows go to [`Cuda::logits`], and no further.
     fn read(&mut self, x: &Buffer, n_rows: usize, width: usize, out: &mut [f32]) -> netweight_model::Result<()> {
-        self.issue(|cuda| x.copy_out(n_rows, &mut cuda.logits));
+        let is_last = self.wants_likeliest && width == self.vocab && n_rows == 1;
+        self.issue(|cuda| match is_last {
+            true => {
+                launch::likeliest(x, 1, width, &mut cuda.chosen)?;
+                cuda.chosen.copy_to(0, &mut cuda.likeliest, 1)
+            }
+            false => x.copy_out(n_rows, &mut cuda.logits),
+        });
         if self.mode == Mode::Eager {
             let done = self.device.synchronize(); // Also when interrupted: inputs may be written again.
             self.failed = self.failed.take().or(done.err());

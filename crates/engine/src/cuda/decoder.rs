@@ -39,6 +39,7 @@ pub struct CudaDecoder {
     cache: PagedCache,
     report: LoadReport,
     places: Vec<netweight_model::Place>, // (max_batch_tokens)
+    unwanted: Vec<f32>,                  // (vocab), where only the likeliest token is wanted
 }
 
 /// What is decided before anything is loaded.
@@ -80,8 +81,8 @@ impl CudaDecoder {
         let workspace = Workspace::new(&model, &cuda, plan.max_tokens, MAX_LOGIT_ROWS)?;
         let graphs = Graphs::new(device, cuda.can_capture());
         let report = report(store, device, &plan, &loaded, begin.elapsed().as_secs_f64());
-        let places = Vec::with_capacity(plan.max_tokens);
-        Ok(CudaDecoder { graphs, model, cuda, workspace, cache, report, places })
+        let (places, unwanted) = (Vec::with_capacity(plan.max_tokens), vec![0.0; plan.sizes.vocab]);
+        Ok(CudaDecoder { graphs, model, cuda, workspace, cache, report, places, unwanted })
     }
 
     /// What loading did.
@@ -92,6 +93,44 @@ impl CudaDecoder {
     /// The model's declaration.
     pub fn spec(&self) -> &Spec {
         self.model.spec()
+    }
+
+    /// Runs a batch; what it ends with is in [`Cuda::likeliest`], or in `logits`.
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        interrupt: &Interrupt,
+        logits: &mut [f32],
+        wants_likeliest: bool,
+    ) -> Result<()> {
+        interrupt.check()?;
+        let sequence_len = self.max_positions(); // LongRoPE rotates for the context that was asked for, as vLLM does.
+        let place =
+            |at: &crate::decoder::Place| netweight_model::Place { slot: at.slot, position: at.position, sequence_len };
+        self.places.clear();
+        self.places.extend(batch.places.iter().map(place));
+        let n_spans = self.reserve(batch)?;
+        let n_tokens = batch.tokens.len();
+        let is_step = n_tokens <= graphs::MAX_TOKENS && batch.logits_for.len() == n_tokens;
+        let kind = is_step.then_some(graphs::Kind { n_tokens, n_spans, wants_likeliest });
+        let mode = self.graphs.mode(kind);
+        self.cuda.begin(mode, interrupt, n_spans, wants_likeliest);
+        let forward =
+            netweight_model::Batch { tokens: batch.tokens, places: &self.places, logits_for: batch.logits_for };
+        let (model, workspace, cache) = (&self.model, &mut self.workspace, &mut self.cache);
+        self.graphs.run((mode, kind), &mut self.cuda, |cuda| {
+            model.forward(cuda, &forward, workspace, cache, logits).map_err(of_model)?;
+            if mode == Mode::Eager && logits.is_empty() {
+                cuda.device.synchronize()?; // Nothing was read; the next pass writes inputs again.
+                cuda.check()?;
+            }
+            Ok::<(), Error>(())
+        })?;
+        interrupt.check()?;
+        if mode != Mode::Eager && !wants_likeliest {
+            logits.copy_from_slice(&self.cuda.logits.as_slice()[..logits.len()]);
+        }
+        Ok(())
     }
 
     /// Sees to it that the cache has pages for all positions of a batch; its attention's longest row in spans.
@@ -246,33 +285,21 @@ impl Decoder for CudaDecoder {
     }
 
     fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<()> {
-        interrupt.check()?;
-        let sequence_len = self.max_positions(); // LongRoPE rotates for the context that was asked for, as vLLM does.
-        let place =
-            |at: &crate::decoder::Place| netweight_model::Place { slot: at.slot, position: at.position, sequence_len };
-        self.places.clear();
-        self.places.extend(batch.places.iter().map(place));
-        let n_spans = self.reserve(batch)?;
-        let is_step = batch.tokens.len() <= graphs::MAX_TOKENS && batch.logits_for.len() == batch.tokens.len();
-        let kind = is_step.then_some(graphs::Kind { n_tokens: batch.tokens.len(), n_spans });
-        let mode = self.graphs.mode(kind);
-        self.cuda.begin(mode, interrupt, n_spans);
-        let forward =
-            netweight_model::Batch { tokens: batch.tokens, places: &self.places, logits_for: batch.logits_for };
-        let (model, workspace, cache) = (&self.model, &mut self.workspace, &mut self.cache);
-        self.graphs.run((mode, kind), &mut self.cuda, |cuda| {
-            model.forward(cuda, &forward, workspace, cache, logits).map_err(of_model)?;
-            if mode == Mode::Eager && logits.is_empty() {
-                cuda.device.synchronize()?; // Nothing was read; the next pass writes inputs again.
-                cuda.check()?;
-            }
-            Ok::<(), Error>(())
-        })?;
-        interrupt.check()?;
-        if mode != Mode::Eager {
-            logits.copy_from_slice(&self.cuda.logits.as_slice()[..logits.len()]);
+        self.run(batch, interrupt, logits, false)
+    }
+
+    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
+        if batch.logits_for.len() != 1 {
+            return Ok(None);
         }
-        Ok(())
+        let mut logits = std::mem::take(&mut self.unwanted);
+        let done = self.run(batch, interrupt, &mut logits, true);
+        self.unwanted = logits;
+        done?;
+        match self.cuda.likeliest.as_slice()[0] {
+            u32::MAX => Err(Error::Logits("one is NaN or +Inf, or all are -Inf")),
+            id => Ok(Some(id)),
+        }
     }
 }
 

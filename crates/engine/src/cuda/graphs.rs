@@ -16,6 +16,8 @@ pub struct Kind {
     pub n_tokens: usize,
     /// Spans of attention that no position is beyond.
     pub n_spans: usize,
+    /// Whether it ends with the likeliest token and not with logits.
+    pub wants_likeliest: bool,
 }
 
 /// Steps that were seen.

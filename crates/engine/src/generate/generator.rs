@@ -212,11 +212,15 @@ impl<'a> Run<'a> {
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<StopReason> {
         let max_new_tokens = self.options.max_new_tokens.unwrap_or(usize::MAX);
+        let mut likeliest = None; // of the decoder, where it finds that by itself
         while self.answer.tokens.len() < max_new_tokens {
             if interrupt.is_set() {
                 return Ok(StopReason::Interrupted);
             }
-            let id = self.sampler.sample(sequence.logits())?;
+            let id = match likeliest.take() {
+                Some(id) => id,
+                None => self.sampler.sample(sequence.logits())?,
+            };
             if let ControlFlow::Break(reason) = self.take(id, on_event)? {
                 return Ok(reason);
             }
@@ -226,7 +230,19 @@ impl<'a> Run<'a> {
             if !sequence.has_room() {
                 return Ok(StopReason::ContextFull);
             }
-            match sequence.run(&[id], interrupt, |_| ControlFlow::Continue(())) {
+            let ran = match self.sampler.takes_the_likeliest() {
+                true => sequence.run_greedily(id, interrupt),
+                false => Ok(None),
+            };
+            let ran = match ran {
+                Ok(None) => sequence.run(&[id], interrupt, |_| ControlFlow::Continue(())),
+                Ok(found) => {
+                    likeliest = found;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            match ran {
                 Ok(()) => self.answer.statistics.n_decode_steps += 1,
                 Err(Error::Interrupted) => return Ok(StopReason::Interrupted),
                 Err(error) => return Err(error),

@@ -51,6 +51,19 @@ impl<D: Decoder> Sequence<D> {
         n_common
     }
 
+    /// Runs one token, and gives the likeliest one after it, where the decoder finds that by itself; [`Sequence::logits`]
+    /// are then of no token. `None`, and nothing was run, where it does not.
+    ///
+    /// # Errors
+    /// As [`Sequence::run`]; `Logits`.
+    pub fn run_greedily(&mut self, token: u32, interrupt: &Interrupt) -> Result<Option<u32>> {
+        let places = [Place { slot: 0, position: self.cached.len() }];
+        let batch = Batch { tokens: &[token], places: &places, logits_for: &[0] };
+        let found = self.decoder.likeliest(&batch, interrupt)?;
+        self.cached.extend(found.map(|_| token));
+        Ok(found)
+    }
+
     /// Runs tokens in chunks, with logits for the last one. After each chunk `progress` hears how many tokens the
     /// cache has, and may end it all.
     ///

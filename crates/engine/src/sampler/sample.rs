@@ -61,6 +61,11 @@ impl Sampler {
         })
     }
 
+    /// Whether it takes the likeliest token each time, whatever came before: then it need not be asked.
+    pub fn takes_the_likeliest(&self) -> bool {
+        self.sampling.is_greedy() && self.penalties.is_none()
+    }
+
     /// Begins anew, as if just made, with the prompt's tokens; those count for the repetition penalty.
     pub fn begin(
         &mut self,

@@ -1,4 +1,4 @@
-//! Which experts tokens are sent to, without the host: and the greatest logit, by the same comparison.
+//! Which experts tokens are sent to, without the host.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -108,19 +108,6 @@ impl Args for CombineArgs {
     const KERNEL: &'static str = "combine_experts";
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct ArgmaxArgs {
-    x: u64,
-    out: u64,
-    width: u32,
-    stride: u32,
-}
-
-impl Args for ArgmaxArgs {
-    const KERNEL: &'static str = "argmax";
-}
-
 /// Routes the first `n_rows` rows of a router's logits. Afterwards `starts[..n_experts + 1]`, `rows`, `weights` and
 /// `places` (`..n_rows * top_k` each) are of these.
 ///
@@ -198,25 +185,4 @@ pub fn combine(
     let grid = Grid { blocks: [n_rows as u32, width.div_ceil(256) as u32, 1], threads: 256, shared_bytes: 0 };
     // SAFETY: all rows and columns were checked above; the kernel takes no place beyond them.
     unsafe { routing.rows.device().launch(&args, grid) }
-}
-
-/// `out[i]` becomes the column, of `..width`, of the greatest value of row `i < n_rows`: the lowest among equals; a NaN
-/// is less than everything.
-///
-/// # Errors
-/// The driver's.
-///
-/// # Panics
-/// Where memory is smaller, or there are no columns.
-pub fn argmax(x: &Buffer, n_rows: usize, width: usize, out: &mut Memory<u32>) -> Result<()> {
-    assert!(width > 0, "the greatest of nothing");
-    let args = ArgmaxArgs {
-        x: x.floats_at(0, n_rows, width),
-        out: out.at(0, n_rows),
-        width: width as u32,
-        stride: x.width as u32,
-    };
-    let grid = Grid { blocks: [n_rows as u32, 1, 1], threads: 1024, shared_bytes: 0 };
-    // SAFETY: all rows and columns were checked above.
-    unsafe { out.device().launch(&args, grid) }
 }

@@ -1,7 +1,7 @@
 //! What each kernel computes, in scalar Rust: its definition. Rows are slices, one token each.
 
-mod argmax;
 pub mod attention;
+mod likeliest;
 mod linear;
 pub mod math;
 mod norm;
@@ -11,7 +11,7 @@ pub mod routing;
 mod sums;
 mod wide;
 
-pub use argmax::argmax;
+pub use likeliest::likeliest;
 pub use linear::linear;
 pub use norm::{head_norm, rms_norm};
 pub use rope::rope;

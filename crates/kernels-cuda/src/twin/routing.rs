@@ -1,6 +1,5 @@
 //! Which experts tokens are sent to.
 
-use super::argmax::argmax;
 use super::math::exp;
 use super::sums::warp_sum;
 
@@ -21,7 +20,10 @@ pub fn choose(logits: &[f32], top_k: usize, norm_top_k: bool) -> Vec<Chosen> {
     let mut order = Vec::new();
     for _ in 0..top_k {
         let of_left: Vec<f32> = left.iter().map(|expert| logits[*expert as usize]).collect();
-        order.push(left.remove(argmax(&of_left) as usize));
+        // A NaN compares as less than everything.
+        let key = |idx: usize| Some(of_left[idx]).filter(|logit| !logit.is_nan());
+        let better = |best: usize, next: usize| if key(next) > key(best) { next } else { best };
+        order.push(left.remove((0..left.len()).reduce(better).expect("fewer than there are")));
     }
     let greatest = order.first().map_or(0.0, |expert| logits[*expert as usize]);
     let power = |expert: &u32| exp(logits[*expert as usize] - greatest);

@@ -1,20 +1,25 @@
-// The column of the greatest value of each row, the lowest among equals; a NaN is less than everything. Scalar twin:
-// src/twin/argmax.rs.
+// The column of the greatest value of each row, the lowest among equals; NONE where a value is a NaN or +Inf, or all are
+// -Inf: no token can be chosen by such logits. Scalar twin: src/twin/likeliest.rs.
 #include "quad.cuh"
 #include "rank.cuh"
 
-struct ArgmaxArgs {
+constexpr u32 NONE = ~0u;
+
+struct LikeliestArgs {
     const float *x;  // (n_rows, stride)
     u32 *out;        // (n_rows)
     u32 width, stride;
 };
 
 // A block for each row.
-KERNEL(argmax, 1024, ArgmaxArgs) {
+KERNEL(likeliest, 1024, LikeliestArgs) {
+    __shared__ u32 is_bad[32];
     __shared__ u64 of_warps[32];
     const float *x = args.x + u64(block_x()) * args.stride;
     u64 best = 0;
+    bool is_bad_here = false;
     const auto take = [&](float value, u32 col) {
+        is_bad_here |= !(value < float_of(0x7f800000));
         const u64 rank = rank_of(value, col);
         best = rank > best ? rank : best;
     };
@@ -32,9 +37,15 @@ KERNEL(argmax, 1024, ArgmaxArgs) {
     }
     for (u32 col = n_whole + thread_idx(); col < args.width; col += n_threads()) take(x[col], col);
     best = warp_greatest(best);
-    if (lane_idx() == 0) of_warps[warp_idx()] = best;
+    const u32 bad_lanes = ballot(is_bad_here);
+    if (lane_idx() == 0) of_warps[warp_idx()] = best, is_bad[warp_idx()] = bad_lanes;
     sync_threads();
     if (warp_idx() > 0) return;
-    best = warp_greatest(lane_idx() < n_threads() / 32 ? of_warps[lane_idx()] : 0);
-    if (lane_idx() == 0) args.out[block_x()] = ~u32(best);
+    const bool is_there = lane_idx() < n_threads() / 32;
+    best = warp_greatest(is_there ? of_warps[lane_idx()] : 0);
+    const u32 bad_warps = ballot(is_there && is_bad[lane_idx()] != 0);
+    if (lane_idx() == 0) {
+        const u32 col = ~u32(best);
+        args.out[block_x()] = bad_warps == 0 && x[col] > float_of(0xff800000) ? col : NONE;
+    }
 }
