@@ -119,17 +119,15 @@ impl Emulator {
         }
     }
 
-    /// Runs what the copy stream has, up to an event or all of it.
+    /// Runs what the copy stream has: up to where an event was last recorded, or all of it.
     fn run_copies(&self, state: &mut State, until: Option<EventId>) -> Result<()> {
-        let is_last = |operation: &Operation| matches!((operation, until), (Operation::Event(event), Some(until)) if *event == until);
-        if until.is_some() && !state.copies.iter().any(is_last) {
-            return Ok(());
-        }
-        while let Some(operation) = state.copies.pop_front() {
+        let is_event = |operation: &Operation| matches!(operation, Operation::Event(event) if Some(*event) == until);
+        let n_operations = match until {
+            Some(_) => state.copies.iter().rposition(is_event).map_or(0, |last| last + 1),
+            None => state.copies.len(),
+        };
+        for operation in state.copies.drain(..n_operations).collect::<Vec<Operation>>() {
             self.run(state, &operation)?;
-            if is_last(&operation) {
-                break;
-            }
         }
         Ok(())
     }

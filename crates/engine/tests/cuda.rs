@@ -49,6 +49,8 @@ fn the_logits_of_transformers() {
             worst_difference(&run(&mut load(&folder, &options(), Options::default()), 0, &prompt, 99), &expected);
         println!("{name:20} {worst:.1e}");
         assert!(worst <= TOLERANCE || has_experts(&name), "{name}: {worst:.1e}");
+        let mut model = load(&folder, &options(), Options::default());
+        assert_eq!(bits(&run(&mut model, 1, &prompt, 1)), bits(&run(&mut model, 2, &prompt, 99)), "{name} in steps");
     }
 }
 

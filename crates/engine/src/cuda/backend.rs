@@ -42,6 +42,7 @@ pub struct Cuda {
     /// Where the likeliest token comes back to, if it and no logits are wanted.
     pub(super) likeliest: Pinned<u32>, // (1)
     wants_likeliest: bool,
+    waits_inside: bool, // the host routes, so that no pass can be captured
     vocab: usize,
     chosen: Memory<u32>, // (1)
     failed: Option<kernels::Error>,
@@ -90,6 +91,7 @@ impl Cuda {
             logits: device.pinned(sizes.n_logits * sizes.vocab)?,
             likeliest: device.pinned(1)?,
             wants_likeliest: false,
+            waits_inside: false,
             vocab: sizes.vocab,
             chosen: device.zeroed(1)?,
             failed: None,
@@ -109,9 +111,10 @@ impl Cuda {
         self.streamed = streamed;
     }
 
-    /// Whether a forward pass may be captured: all weights stay where they are.
+    /// Whether forward passes like the one before may be captured: all weights stay where they are, and the host waited
+    /// for nothing on the way.
     pub fn can_capture(&self) -> bool {
-        self.streamed.is_none()
+        self.streamed.is_none() && !self.waits_inside
     }
 
     /// Begins a forward pass, of which the one before is done; no position's attention is longer than `n_spans`. It ends
@@ -186,6 +189,38 @@ impl Cuda {
             }
             None => launch::attend_steps(qkv, 0..n_rows, how, places, cache, self.n_spans, &mut self.scratch, out),
         }
+    }
+
+    /// Experts that stream in, or whose layouts differ: routed as all are, so that their weights have the same bits, and
+    /// then run by those of this trait, each on its own.
+    fn experts_one_by_one(
+        &mut self,
+        x: &Buffer,
+        n_rows: usize,
+        experts: &Experts<CudaLinear>,
+        [gate_up, gated]: [&mut Buffer; 2],
+        out: &mut Buffer,
+    ) -> kernels::Result<()> {
+        let (routed, hidden) = (experts.routed, x.width);
+        let mut apart = self.experts.apart(routed, hidden)?;
+        self.linear(x, n_rows, std::slice::from_ref(experts.router), &mut apart.router);
+        self.check()?;
+        let sent = apart.route(routed, n_rows)?;
+        self.zero(out, n_rows, hidden);
+        for (expert_idx, expert) in experts.experts.iter().enumerate() {
+            let range = sent.starts[expert_idx] as usize..sent.starts[expert_idx + 1] as usize;
+            if range.is_empty() {
+                continue;
+            }
+            let (rows, weights) = (&sent.rows[range.clone()], &sent.weights[range]);
+            self.gather(x, rows, hidden, &mut apart.input);
+            let how = (routed.activation, routed.width);
+            self.gated_linear(&apart.input, rows.len(), &expert.gate_up, how, gate_up, gated);
+            self.linear(gated, rows.len(), std::slice::from_ref(&expert.down), &mut apart.output);
+            self.scatter_add(&apart.output, rows, weights, hidden, out);
+        }
+        self.experts.put_back(apart);
+        self.check()
     }
 
     /// `out[.., out_col..] (+)= W x` for each part, wherever its matrix is.
@@ -348,13 +383,22 @@ impl Backend for Cuda {
         x: &Buffer,
         n_rows: usize,
         experts: &Experts<CudaLinear>,
-        _scratch: [&mut Buffer; 2],
+        scratch: [&mut Buffer; 2],
         out: &mut Buffer,
     ) -> bool {
-        if !self.experts.takes(experts) {
-            return false;
+        if experts.experts.iter().flat_map(|gated| &gated.gate_up).any(|part| part.linear.is_wide()) {
+            self.waits_inside = true;
+            return false; // The model's own way does for all of these.
         }
-        self.issue(|cuda| cuda.experts.run(x, n_rows, experts, activation_of(experts.routed.activation), out));
+        if self.experts.takes(experts) {
+            let activation = activation_of(experts.routed.activation);
+            self.issue(|cuda| cuda.experts.run(x, n_rows, experts, activation, out));
+            return true;
+        }
+        self.waits_inside = true;
+        if let Err(error) = self.experts_one_by_one(x, n_rows, experts, scratch, out) {
+            self.failed.get_or_insert(error);
+        }
         true
     }
 

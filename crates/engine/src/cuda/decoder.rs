@@ -79,7 +79,7 @@ impl CudaDecoder {
         let slots = slot_words.map(|n_words| Slots::new(device, N_SLOTS, n_words)).transpose()?;
         cuda.set_streamed(slots.map(|slots| Streamed::new(streamed, slots)));
         let workspace = Workspace::new(&model, &cuda, plan.max_tokens, MAX_LOGIT_ROWS)?;
-        let graphs = Graphs::new(device, cuda.can_capture());
+        let graphs = Graphs::new(device);
         let report = report(store, device, &plan, &loaded, begin.elapsed().as_secs_f64());
         let (places, unwanted) = (Vec::with_capacity(plan.max_tokens), vec![0.0; plan.sizes.vocab]);
         Ok(CudaDecoder { graphs, model, cuda, workspace, cache, report, places, unwanted })

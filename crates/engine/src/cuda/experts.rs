@@ -15,6 +15,22 @@ pub struct ExpertTables {
     max_tokens: usize,
     layers: HashMap<usize, Layer>, // by the address of the experts, which stay where they are
     buffers: HashMap<[usize; 4], Buffers>, // by experts, top_k, width, hidden
+    apart: Vec<Apart>,
+}
+
+/// Buffers for experts that run each on its own.
+pub struct Apart {
+    pub router: Buffer, // (max_tokens, n_experts)
+    pub input: Buffer,  // (max_tokens, hidden): rows of one expert
+    pub output: Buffer, // (max_tokens, hidden)
+    routing: Routing,
+}
+
+/// Rows that were sent to experts, on the host.
+pub struct SentRows {
+    pub starts: Vec<u32>,  // (n_experts + 1)
+    pub rows: Vec<u32>,    // (n_rows * top_k)
+    pub weights: Vec<f32>, // (n_rows * top_k)
 }
 
 struct Layer {
@@ -57,7 +73,35 @@ impl<'a> Resident<'a> {
 impl ExpertTables {
     /// None yet.
     pub fn new(device: &Device, max_tokens: usize) -> ExpertTables {
-        ExpertTables { device: device.clone(), max_tokens, layers: HashMap::new(), buffers: HashMap::new() }
+        ExpertTables {
+            device: device.clone(),
+            max_tokens,
+            layers: HashMap::new(),
+            buffers: HashMap::new(),
+            apart: Vec::new(),
+        }
+    }
+
+    /// Buffers for a layer whose experts run each on its own, to be [put back](ExpertTables::put_back).
+    ///
+    /// # Errors
+    /// `OutOfMemory`, the driver's.
+    pub fn apart(&mut self, routed: &netweight_model::Routed, hidden: usize) -> Result<Apart> {
+        let fits = |apart: &Apart| apart.router.width == routed.n_experts && apart.input.width == hidden;
+        if let Some(idx) = self.apart.iter().position(fits) {
+            return Ok(self.apart.swap_remove(idx));
+        }
+        Ok(Apart {
+            router: Buffer::new(&self.device, self.max_tokens, routed.n_experts)?,
+            input: Buffer::new(&self.device, self.max_tokens, hidden)?,
+            output: Buffer::new(&self.device, self.max_tokens, hidden)?,
+            routing: Routing::new(&self.device, self.max_tokens, routed.n_experts, routed.top_k)?,
+        })
+    }
+
+    /// Keeps buffers for the next layer.
+    pub fn put_back(&mut self, apart: Apart) {
+        self.apart.push(apart);
     }
 
     /// Whether [`ExpertTables::run`] takes a layer: all of it is in the GPU's memory, its experts alike.
@@ -93,8 +137,7 @@ impl ExpertTables {
                 down: ExpertTable::new(&self.device, &resident.down)?,
             }),
         };
-        let routed = experts.routed;
-        let routed = Routed { n_experts: routed.n_experts, top_k: routed.top_k, norm_top_k: routed.norm_top_k };
+        let routed = routed_of(experts.routed);
         let (width, hidden) = (resident.down[0][0].shape().cols, resident.down[0][0].shape().rows);
         let buffers = match self.buffers.entry([routed.n_experts, routed.top_k, width, hidden]) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -121,4 +164,25 @@ impl Buffers {
             routing: Routing::new(device, max_tokens, routed.n_experts, routed.top_k)?,
         })
     }
+}
+
+impl Apart {
+    /// Routes by the logits in `router`, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn route(&mut self, routed: &netweight_model::Routed, n_rows: usize) -> Result<SentRows> {
+        launch::route(&self.router, n_rows, routed_of(routed), &mut self.routing)?;
+        let n_entries = n_rows * routed.top_k;
+        let mut sent =
+            SentRows { starts: vec![0; routed.n_experts + 1], rows: vec![0; n_entries], weights: vec![0.0; n_entries] };
+        self.routing.starts.read(0, &mut sent.starts)?;
+        self.routing.rows.read(0, &mut sent.rows)?;
+        self.routing.weights.read(0, &mut sent.weights)?;
+        Ok(sent)
+    }
+}
+
+fn routed_of(routed: &netweight_model::Routed) -> Routed {
+    Routed { n_experts: routed.n_experts, top_k: routed.top_k, norm_top_k: routed.norm_top_k }
 }

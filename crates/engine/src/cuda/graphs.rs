@@ -23,14 +23,14 @@ pub struct Kind {
 /// Steps that were seen.
 pub struct Graphs {
     device: Device,
-    is_on: bool,
+    is_on: bool, // until a capture fails
     kinds: HashMap<Kind, Option<Graph>>,
 }
 
 impl Graphs {
-    /// None yet; none ever where `is_on` is false.
-    pub fn new(device: &Device, is_on: bool) -> Graphs {
-        Graphs { device: device.clone(), is_on, kinds: HashMap::new() }
+    /// None yet.
+    pub fn new(device: &Device) -> Graphs {
+        Graphs { device: device.clone(), is_on: true, kinds: HashMap::new() }
     }
 
     /// How to run a step: the first of its kind eagerly, so that all memory is there; the second is captured.
@@ -56,7 +56,9 @@ impl Graphs {
         match mode {
             Mode::Eager => {
                 forward(cuda)?;
-                self.kinds.insert(kind, None);
+                if cuda.can_capture() {
+                    self.kinds.insert(kind, None);
+                }
                 Ok(())
             }
             Mode::Capture => {

@@ -66,6 +66,11 @@ impl CudaLinear {
         }
     }
 
+    /// Whether its activations are not rounded.
+    pub fn is_wide(&self) -> bool {
+        matches!(self, CudaLinear::Wide(_))
+    }
+
     /// The matrix, if it is in the GPU's memory, in a layout of tensor cores.
     pub fn resident(&self) -> Option<View<'_>> {
         match self {
