@@ -1,6 +1,6 @@
 // Weights back to rows of bf16: whole matrices, for the vendor's GEMM, and single rows, which are embeddings. Scalar
 // twin: src/layout.
-#include "fragments.cuh"
+#include "exact11.cuh"
 
 struct DecodeArgs {
     Matrix matrix;
@@ -74,6 +74,8 @@ INLINE void embed(const EmbedArgs &args) {
 }
 
 KERNEL(decode_rows, N_SLICES * 32, DecodeArgs) { decode<Rows>(args); }
+KERNEL(decode_exact11, N_SLICES * 32, DecodeArgs) { decode<Exact11>(args); }
 KERNEL(decode_exact12, N_SLICES * 32, DecodeArgs) { decode<Exact12>(args); }
 KERNEL(embed_rows, N_SLICES * 32, EmbedArgs) { embed<Rows>(args); }
+KERNEL(embed_exact11, N_SLICES * 32, EmbedArgs) { embed<Exact11>(args); }
 KERNEL(embed_exact12, N_SLICES * 32, EmbedArgs) { embed<Exact12>(args); }

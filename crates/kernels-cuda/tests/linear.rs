@@ -5,7 +5,7 @@ mod common;
 use common::{halves, load};
 use half::bf16;
 use netweight_kernels_cuda::launch::{self, Activation, Buffer, Epilogue, Part};
-use netweight_kernels_cuda::layout::{Exact12, Shape};
+use netweight_kernels_cuda::layout::{Exact11, Exact12, Shape};
 use netweight_kernels_cuda::{Layout, twin};
 use rand::Rng;
 
@@ -132,14 +132,23 @@ fn all_bit_patterns() {
     let weights: Vec<u16> = (0..shape.rows * shape.cols)
         .map(|idx| if idx < 1 << 16 { idx as u16 } else { 0x3c00 | (idx % 1000) as u16 })
         .collect();
-    let defined = Exact12::encode(shape, &weights);
+    let (exact11, exact12) = (Exact11::encode(shape, &weights), Exact12::encode(shape, &weights));
     for layout in Layout::ALL {
         let matrix = load(device, layout, shape, &weights, None);
-        if layout == Layout::Exact12 {
+        let defined = match layout {
+            Layout::Rows => None,
+            Layout::Exact11 => {
+                Some((exact11.weights.as_flattened(), &exact11.escapes, &exact11.escape_starts, &exact11.palettes))
+            }
+            Layout::Exact12 => {
+                Some((exact12.weights.as_flattened(), &exact12.escapes, &exact12.escape_starts, &exact12.palettes))
+            }
+        };
+        if let Some(defined) = defined {
             let (words, escapes, starts, palettes) = matrix.contents().expect("copies");
-            assert_eq!(palettes, defined.palettes);
-            assert_eq!(starts, defined.escape_starts);
-            assert!(escapes == defined.escapes && words == defined.weights.as_flattened());
+            assert_eq!(&palettes, defined.3);
+            assert_eq!(&starts, defined.2);
+            assert!(&escapes == defined.1 && words == defined.0);
         }
         let mut rows = device.zeroed(32 * 2048 / 2).expect("memory");
         assert_eq!(launch::decode(matrix.view(), 1, &mut rows).expect("a launch"), 32);

@@ -28,8 +28,9 @@ fn prefill() {
             out.floats.to_vec().expect("a copy")
         };
         for adds in [false, true] {
-            let [raw, exact] = [Layout::Rows, Layout::Exact12].map(|layout| run(layout, adds));
-            assert_eq!(common::bits(&raw), common::bits(&exact));
+            let [raw, exact12, exact11] = Layout::ALL.map(|layout| run(layout, adds));
+            assert_eq!(common::bits(&raw), common::bits(&exact12));
+            assert_eq!(common::bits(&raw), common::bits(&exact11));
             for (idx, value) in raw.iter().enumerate() {
                 let (token, col) = (idx / 80, idx % 80);
                 let wide = |bits: u16| f64::from(half::bf16::from_bits(bits).to_f32());
