@@ -36,6 +36,7 @@ u16 f16_of_f32(float value);
 #define INLINE static inline
 #define INLINE_MEMBER inline
 #define UNROLL
+#define NO_UNROLL
 #define __shared__ static thread_local
 #define DYNAMIC_SHARED(TYPE, NAME) TYPE *NAME = static_cast<TYPE *>(emulator::dynamic_shared)
 

@@ -61,7 +61,7 @@ INLINE void embed(const EmbedArgs &args) {
             U32x4 rows[2];
             decode_half(loader, held, step, half, rows);
             if (lane_idx() / 4 != row % 8) continue;
-            const U32x4 &words = rows[row / 8];
+            const U32x4 words = row < 8 ? rows[0] : rows[1];
             const u32 of[4] = {words.x, words.y, words.z, words.w};
             const u32 col = (first_step + step) * STEP_COLS + 32 * half + 8 * (lane_idx() % 4);
             for (u32 i = 0; i < 8 && col + i < args.cols; i++) {

@@ -131,8 +131,8 @@ INLINE void for_each_exact11_step(const EncodeArgs &args, Use use) {
     const u32 first_step = slice_start(n_steps, warp_idx()), end_step = slice_start(n_steps, warp_idx() + 1);
     const Exact11Codes codes(args.palettes + 2 * tile);
     for (u32 step = first_step; step < end_step; step++) {
-        const Exact11Step encoded(args, codes, tile * TILE_ROWS + lane_idx() / 4, step * STEP_COLS + 8 * (lane_idx() % 4));
-        use(encoded, step, (step - first_step) * STEP_PRODUCTS);
+        const u32 col = step * STEP_COLS + 8 * (lane_idx() % 4);
+        use(Exact11Step(args, codes, tile * TILE_ROWS + lane_idx() / 4, col), step, (step - first_step) * STEP_PRODUCTS);
     }
 }
 

@@ -21,55 +21,55 @@ INLINE u32 spread_to_nibbles(u32 bits) {
 }
 
 struct Exact11 {
-    // Codes of three bits: `n_words` from `start` on, of which lane i has word i.
-    struct Held { U32x4 raw[2]; U32x2 codes; u32 start, n_words, word; };
+    // `word`: of rare codes, where they are at most as many words as lanes; NONE at `start`; else where they are.
+    struct Held { U32x4 raw[2]; U32x2 codes; u32 start, word; };
+    static constexpr u32 NONE = ~0u;
 
-    const U32x4 *raw;  // where this lane's stand
-    const U32x2 *codes;
-    const u8 *lengths;  // (n_steps) of words of rare codes
+    const U32x4 *raw;       // where this lane's stand
+    u32 lengths_at;         // bytes from `raw` to this lane's of (n_steps), which say how many words the rare codes take
     u32 n_steps;            // of the slice
-    u32 next_start;         // of the first step whose length is not held yet
-    u32 length, start;      // of a step that this lane holds
+    u32 start;              // of the rare codes of the 32 steps that the warp knows of
+    u32 place;              // of one step's, this lane's: words from there on << 8 | how many
     u32 bit;                // where this lane's next rare codes begin in the step's
     u32 common;             // three exponents and the base
     U32x2 rare;             // eight less the base
     Escapes escapes;
 
     INLINE_MEMBER Exact11(const Matrix &matrix, u32 tile, u32 slice, u32 first_step, u32 n_steps)
-        : raw(matrix.weights + tile * exact11_tile_vectors(n_steps)),
-          lengths(reinterpret_cast<const u8 *>(raw + n_steps * EXACT11_STEP_VECTORS) + first_step),
+        : raw(matrix.weights + tile * exact11_tile_vectors(n_steps) + first_step * EXACT11_STEP_VECTORS + lane_idx()),
+          lengths_at((n_steps - first_step) * EXACT11_STEP_VECTORS * 16 + first_step - 15 * lane_idx()),
           n_steps(slice_start(n_steps, slice + 1) - first_step),
-          next_start(matrix.escape_starts[tile * N_SLICES + slice]),
+          start(matrix.escape_starts[tile * N_SLICES + slice]),
+          place(0),
           common(matrix.palettes[2 * tile].x),
           rare({matrix.palettes[2 * tile].y, matrix.palettes[2 * tile + 1].x}),
-          escapes(matrix.escapes, next_start + n_words(), matrix.escape_starts[tile * N_SLICES + slice + 1]) {
-        raw += first_step * EXACT11_STEP_VECTORS;
-        codes = reinterpret_cast<const U32x2 *>(raw + 64) + lane_idx();
-        raw += lane_idx();
+          escapes(matrix.escapes, start + n_words(), matrix.escape_starts[tile * N_SLICES + slice + 1]) {}
+
+    // Of rare codes in step `first + lane_idx()`.
+    INLINE_MEMBER u32 length(u32 first) const {
+        return first + lane_idx() < n_steps ? *(reinterpret_cast<const u8 *>(raw) + lengths_at + first) : 0;
     }
 
     // Of rare codes, in the slice.
     INLINE_MEMBER u32 n_words() const {
         u32 sum = 0;
-        for (u32 step = lane_idx(); step < n_steps; step += 32) sum += lengths[step];
+        NO_UNROLL for (u32 first = 0; first < n_steps; first += 32) sum += length(first);
         return shuffle(warp_sum_below(sum), 31);
     }
 
     // Steps come in order.
     INLINE_MEMBER Held load(u32 step) {
         if (step % 32 == 0) {
-            length = step + lane_idx() < n_steps ? lengths[step + lane_idx()] : 0;
-            const u32 end = next_start + warp_sum_below(length);
-            start = end - length;
-            next_start = shuffle(end, 31);
+            const u32 last = shuffle(place, 31), n_words = length(step);
+            start += (last >> 8) + (last & 255);
+            place = (warp_sum_below(n_words) - n_words) << 8 | n_words;
         }
         const U32x4 *at = raw + step * EXACT11_STEP_VECTORS;
-        const u32 held_start = shuffle(start, step % 32), n_words = shuffle(length, step % 32);
+        const u32 at_rare = shuffle(place, step % 32), n_words = at_rare & 255, rare_start = start + (at_rare >> 8);
         return {{load_once(at), load_once(at + 32)},
-                load_once(codes + step * (2 * EXACT11_STEP_VECTORS)),
-                held_start,
-                n_words,
-                lane_idx() < n_words ? load_once(escapes.entries + held_start + lane_idx()) : 0};
+                load_once(reinterpret_cast<const U32x2 *>(at + 64) - lane_idx()),
+                n_words > 32 ? rare_start : NONE,
+                lane_idx() < n_words ? load_once(escapes.entries + rare_start + lane_idx()) : 0};
     }
 
     // Each lane's rare codes follow those of the lanes below.
@@ -84,9 +84,10 @@ struct Exact11 {
     INLINE_MEMBER u32 rare_bits(const Held &held) const {
         const u32 word = bit / 32;
         u32 low = shuffle(held.word, word), high = shuffle(held.word, word + 1);
-        if (held.n_words > 32) {  // a third of the weights and more have them, which models have not
-            low = word < held.n_words ? escapes.entries[held.start + word] : 0;
-            high = word + 1 < held.n_words ? escapes.entries[held.start + word + 1] : 0;
+        if (held.start != NONE) {  // a third of the weights and more have them, which models have not
+            const u32 at = held.start + word;  // the last lanes' may lie behind all, where they have none
+            low = at < escapes.end ? escapes.entries[at] : 0;
+            high = at + 1 < escapes.end ? escapes.entries[at + 1] : 0;
         }
         return shift_pair(low, high, bit);
     }
@@ -102,7 +103,7 @@ struct Exact11 {
         u32 exponents[2] = {permute_bytes(common, common, indices) + permute_bytes(rare_0, rare_1, ranks),
                             permute_bytes(common, common, indices >> 16) + permute_bytes(rare_0, rare_1, ranks >> 16)};
         escapes.patch_bytes(step * STEP_PRODUCTS + m, exponents);
-        const U32x4 &bytes = held.raw[m / 2];
+        const U32x4 bytes = m < 2 ? held.raw[0] : held.raw[1];
         const u32 raw_0 = m % 2 ? bytes.z : bytes.x, raw_1 = m % 2 ? bytes.w : bytes.y;
         // A raw byte is a mantissa and, lowest, the sign of the pair's other weight.
         a[0] = rotate_right(permute_bytes(raw_0, exponents[0], 0x5140));

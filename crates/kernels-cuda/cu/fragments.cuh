@@ -16,7 +16,7 @@ constexpr u32 N_SLICES = 8;
 // A weight matrix on the GPU. What the pointers mean is its layout's.
 struct Matrix {
     const U32x4 *weights;
-    const u32 *escapes;
+    const u32 *escapes;        // and what else varies in length
     const u32 *escape_starts;  // (n_tiles, N_SLICES) and one more
     const U32x2 *palettes;     // (n_tiles); exact11: (n_tiles, 2)
     const float *bias;         // (rows), or null
@@ -55,17 +55,18 @@ struct Rows {
 };
 
 // Bytes that a palette does not have, in the order in which a slice meets them. An entry is the product that it belongs
-// to, counted from the slice's first, << 16 | lane << 11 | weight << 8 | byte. The warp holds 32 at a time.
+// to, counted from the slice's first, << 16 | lane << 11 | weight << 8 | byte. The warp holds 32 at a time, from a
+// multiple of 32 on: perhaps some of what is before, too.
 struct Escapes {
     const u32 *entries;
-    u32 begin, end, n_used, held, next;
+    u32 at, end, held, next;
 
-    INLINE_MEMBER Escapes(const u32 *entries, u32 begin, u32 end) : entries(entries), begin(begin), end(end) { hold(); }
+    INLINE_MEMBER Escapes(const u32 *entries, u32 begin, u32 end) : entries(entries), at(begin), end(end) { hold(); }
 
     INLINE_MEMBER void hold() {
-        held = begin + lane_idx() < end ? entries[begin + lane_idx()] : ~0u;
-        n_used = 0;
-        next = shuffle(held, 0);
+        const u32 lane_at = (at & ~31u) + lane_idx();
+        held = lane_at < end ? entries[lane_at] : ~0u;
+        next = shuffle(held, at % 32);
     }
 
     // Puts the bytes of product `product` into its fragment, as high ones.
@@ -91,12 +92,8 @@ struct Escapes {
     }
 
     INLINE_MEMBER void advance() {
-        if (++n_used == 32) {
-            begin += 32;
-            hold();
-        } else {
-            next = shuffle(held, n_used);
-        }
+        if (++at % 32 == 0) hold();
+        else next = shuffle(held, at % 32);
     }
 };
 

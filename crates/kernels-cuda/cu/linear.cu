@@ -3,5 +3,5 @@
 #include "linear.cuh"
 
 LINEAR_KERNELS(rows, Rows, 2, 2, 2, 2, 1)
-LINEAR_KERNELS(exact11, Exact11, 3, 2, 1, 2, 1)
+LINEAR_KERNELS(exact11, Exact11, 2, 2, 1, 2, 1)
 LINEAR_KERNELS(exact12, Exact12, 3, 2, 1, 2, 1)

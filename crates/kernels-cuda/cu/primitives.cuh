@@ -27,6 +27,7 @@ struct alignas(16) F32x4 { float x, y, z, w; };
 #define INLINE static __device__ __forceinline__
 #define INLINE_MEMBER __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 // The shared memory that a launch asked for.
 #define DYNAMIC_SHARED(TYPE, NAME) \
     extern __shared__ U32x4 netweight_shared[]; \
@@ -54,8 +55,8 @@ INLINE u32 add_from_below(u32 value, u32 delta) {
 INLINE u32 ballot(bool value) { return __ballot_sync(~0u, value); }
 INLINE u32 atomic_add(u32 *address, u32 value) { return atomicAdd(address, value); }
 
-// Bytes of b:a, numbered 7..0, picked by the lower four nibbles of `selector`; one whose highest bit is set gives, eight
-// times, the highest bit of the byte that the others pick.
+// Bytes of b:a, numbered 7..0, picked by the lower four nibbles of `selector`; one whose highest bit is set gives eight
+// times the highest bit of the byte that the others pick.
 INLINE u32 permute_bytes(u32 a, u32 b, u32 selector) {
     u32 out;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(selector));

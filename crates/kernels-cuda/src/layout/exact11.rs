@@ -1,14 +1,14 @@
-//! exact11, defined: of each bf16 weight sign and mantissa as they are, and a code for its exponent: two bits that say which
-//! of the tile's three commonest it is, or else three more that say which of the next eight. Any other exponent is an
-//! escape, in a list of its slice's. About 10.8 bits where weights are normal.
+//! exact11, defined: of each bf16 weight sign and mantissa as they are, and a code for its exponent: two bits that say
+//! which of the tile's three commonest it is, or else three more that say which of the next eight. Any other exponent is
+//! an escape, in a list of its slice's. Some 10.8 bits where weights are normal.
 //!
-//! A step of a tile is 80 vectors of four words: for each half step 32 of raw bytes, one a lane (both products of the half),
-//! and then 16 of first codes (two words a lane, for four products). After a tile's steps come as many bytes: the words of
-//! each step's second codes. A raw byte is the mantissa `<< 1`, and the sign of the other weight of its pair: next to
-//! exponents, a rotation by one bit brings each sign to its place.
+//! A step of a tile is 80 vectors of four words: for each half step 32 of raw bytes, one a lane (both products of the
+//! half), and then 16 of first codes (two words a lane, for four products). After a tile's steps come as many bytes: the
+//! words of each step's second codes. A raw byte is the mantissa `<< 1`, and the sign of the other weight of its pair:
+//! next to exponents, a rotation by one bit brings each sign to its place.
 //!
-//! What varies in length, a slice has in one piece: second codes, step after step, each of whole words, three bits a code,
-//! by lane, product and weight; then escapes.
+//! What varies in length, a slice has in one piece: second codes, step after step, each of whole words, three bits a
+//! code, by lane, product and weight; then escapes.
 
 use super::{LANE_WEIGHTS, LANES, N_SLICES, STEP_COLS, STEP_PRODUCTS, Shape, TILE_ROWS, position};
 
@@ -32,12 +32,12 @@ pub(crate) fn tile_vectors(n_steps: usize) -> usize {
 pub struct Exact11 {
     /// Rows and columns.
     pub shape: Shape,
-    /// (n_tiles, 2): bytes of the three commonest exponents, the base, the next eight less the base, and four times zero.
+    /// (n_tiles, 2) of eight bytes: three commonest exponents, base, next eight exponents less the base, four times 0.
     pub palettes: Vec<[u32; 2]>,
     /// (n_tiles, n_steps * 80 + a byte for each step)
     pub weights: Vec<[u32; 4]>,
-    /// By tile and slice: second codes, and then, by product, weight of a lane, and lane: product, counted from the slice's
-    /// first, `<< 16 | lane << 11 | weight << 8 | exponent`.
+    /// By tile and slice: second codes, and then, by product, weight of a lane, and lane: product, counted from the
+    /// slice's first, `<< 16 | lane << 11 | weight << 8 | exponent`.
     pub escapes: Vec<u32>,
     /// (n_tiles, slices) and one more: where each slice's begin.
     pub escape_starts: Vec<u32>,
@@ -62,12 +62,13 @@ enum Code {
 }
 
 impl Palette {
-    /// All lie within 128 from the base on, because a permutation of bytes gives zero only for bytes below 128; and 255 is
-    /// not among them, because columns past the last take an exponent from here, and must be finite.
+    /// All lie within 128 from the base on, because a permutation of bytes gives zero only for bytes below 128; and 255
+    /// is not among them, because columns past the last take an exponent from here, and must be finite.
     fn choose(weights: impl Iterator<Item = u16>) -> Palette {
         let mut counts = [0u64; 256];
         weights.for_each(|weight| counts[usize::from(exponent(weight))] += 1);
-        let commonest = (0..255).rev().max_by_key(|&exponent| counts[exponent]).expect("exponents"); // the last greatest
+        // The last of the greatest.
+        let commonest = (0..255).rev().max_by_key(|&exponent| counts[exponent]).expect("exponents");
         let base = (commonest.max(124) - 124).min(127);
         let mut order: Vec<usize> = (base..base + 128).collect();
         order.sort_by_key(|&exponent| std::cmp::Reverse(counts[exponent])); // stable
@@ -103,7 +104,7 @@ struct RareCodes {
 impl RareCodes {
     fn push(&mut self, code: u32) {
         for bit in 0..RARE_BITS {
-            if self.n_bits % 32 == 0 {
+            if self.n_bits.is_multiple_of(32) {
                 self.words.push(0);
             }
             *self.words.last_mut().expect("a word") |= (code >> bit & 1) << (self.n_bits % 32);

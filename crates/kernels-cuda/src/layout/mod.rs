@@ -1,9 +1,8 @@
 //! How weights lie in a GPU's memory: tiles of 16 rows, steps of 64 columns, in the order of tensor cores' fragments.
 //! Scalar code that defines it. Next in the flow: exact12.rs; `load` has GPUs do the same.
 
-mod exact12;
-
 mod exact11;
+mod exact12;
 
 pub use exact11::Exact11;
 pub use exact12::Exact12;
@@ -54,8 +53,8 @@ impl Layout {
         }
     }
 
-    /// Bytes that a matrix is likely to take: of exact12's weights a tenth of a percent are escapes; of exact11's two tenths,
-    /// and more than a quarter have a second code of three bits.
+    /// Bytes that a matrix is likely to take: of exact12's weights a tenth of a percent are escapes; of exact11's two
+    /// tenths, and a quarter has a second code of three bits.
     pub fn likely_bytes(self, shape: Shape) -> usize {
         let n_weights = shape.rows * shape.cols;
         let tiles = shape.n_tiles() * (8 * self.n_palettes() + 4 * N_SLICES);
