@@ -36,6 +36,7 @@ u16 f16_of_f32(float value);
 #define INLINE static inline
 #define INLINE_MEMBER inline
 #define UNROLL
+#define NO_UNROLL
 #define __shared__ static thread_local
 #define DYNAMIC_SHARED(TYPE, NAME) TYPE *NAME = static_cast<TYPE *>(emulator::dynamic_shared)
 
@@ -58,6 +59,11 @@ INLINE u32 shuffle_up(u32 value, u32 delta) {
     const emulator::Posted *all = emulator::exchange({{value}});
     return all[lane < delta ? lane : lane - delta].words[0];
 }
+INLINE u32 add_from_below(u32 value, u32 delta) {
+    const u32 lane = thread_idx() & 31;
+    const emulator::Posted *all = emulator::exchange({{value}});
+    return lane < delta ? value : value + all[lane - delta].words[0];
+}
 INLINE u32 ballot(bool value) {
     const emulator::Posted *all = emulator::exchange({{value}});
     u32 mask = 0;
@@ -77,6 +83,9 @@ INLINE u32 permute_bytes(u32 a, u32 b, u32 selector) {
     }
     return out;
 }
+INLINE u32 select_bits(u32 mask, u32 a, u32 b) { return (a & mask) | (b & ~mask); }
+INLINE u32 shift_pair(u32 low, u32 high, u32 shift) { return u32((u64(high) << 32 | low) >> (shift & 31)); }
+INLINE u32 rotate_right(u32 value) { return value >> 1 | value << 31; }
 INLINE u32 count_ones(u32 value) { return u32(__builtin_popcount(value)); }
 INLINE u32 trailing_zeros(u32 value) { return value ? u32(__builtin_ctz(value)) : 32; }
 
@@ -94,6 +103,7 @@ INLINE float of_f16(u16 value) { return emulator::f32_of_f16(value); }
 
 INLINE U32x4 load_once(const U32x4 *from) { return *from; }
 INLINE U32x4 load_cached(const U32x4 *from) { return *from; }
+INLINE u32 load_once(const u32 *from) { return *from; }
 INLINE U32x2 load_once(const U32x2 *from) { return *from; }
 INLINE void prefetch(const void *) {}
 

@@ -1,6 +1,6 @@
 // Weights back to rows of bf16: whole matrices, for the vendor's GEMM, and single rows, which are embeddings. Scalar
 // twin: src/layout.
-#include "fragments.cuh"
+#include "exact11.cuh"
 
 struct DecodeArgs {
     Matrix matrix;
@@ -61,7 +61,7 @@ INLINE void embed(const EmbedArgs &args) {
             U32x4 rows[2];
             decode_half(loader, held, step, half, rows);
             if (lane_idx() / 4 != row % 8) continue;
-            const U32x4 &words = rows[row / 8];
+            const U32x4 words = row < 8 ? rows[0] : rows[1];
             const u32 of[4] = {words.x, words.y, words.z, words.w};
             const u32 col = (first_step + step) * STEP_COLS + 32 * half + 8 * (lane_idx() % 4);
             for (u32 i = 0; i < 8 && col + i < args.cols; i++) {
@@ -74,6 +74,8 @@ INLINE void embed(const EmbedArgs &args) {
 }
 
 KERNEL(decode_rows, N_SLICES * 32, DecodeArgs) { decode<Rows>(args); }
+KERNEL(decode_exact11, N_SLICES * 32, DecodeArgs) { decode<Exact11>(args); }
 KERNEL(decode_exact12, N_SLICES * 32, DecodeArgs) { decode<Exact12>(args); }
 KERNEL(embed_rows, N_SLICES * 32, EmbedArgs) { embed<Rows>(args); }
+KERNEL(embed_exact11, N_SLICES * 32, EmbedArgs) { embed<Exact11>(args); }
 KERNEL(embed_exact12, N_SLICES * 32, EmbedArgs) { embed<Exact12>(args); }

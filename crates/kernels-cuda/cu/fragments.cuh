@@ -1,5 +1,5 @@
 // Weights as the fragments that a matrix multiplication on tensor cores takes, one loader for each resident layout.
-// src/layout defines the layouts. Next in the flow: linear.cuh, decode.cu.
+// src/layout defines the layouts. Next in the flow: exact11.cuh, which is one more; then linear.cuh, decode.cu.
 //
 // A tile is 16 rows, a step 64 columns of it: four products of 16 columns. Columns are dealt out so that a lane of a
 // warp finds its weights, and its activations, side by side: lane 4 g + t has rows g and g + 8, and of each half step h
@@ -16,9 +16,9 @@ constexpr u32 N_SLICES = 8;
 // A weight matrix on the GPU. What the pointers mean is its layout's.
 struct Matrix {
     const U32x4 *weights;
-    const u32 *escapes;
+    const u32 *escapes;        // and what else varies in length
     const u32 *escape_starts;  // (n_tiles, N_SLICES) and one more
-    const U32x2 *palettes;     // (n_tiles)
+    const U32x2 *palettes;     // (n_tiles); exact11: (n_tiles, 2)
     const float *bias;         // (rows), or null
     u32 rows;
     u32 out_col;  // where its first row's product goes
@@ -54,37 +54,46 @@ struct Rows {
     }
 };
 
-// High bytes that a palette does not have, in the order in which a slice meets them. An entry is the product that it
-// belongs to, counted from the slice's first, << 16 | lane << 11 | weight << 8 | high byte. The warp holds 32 at a time.
+// Bytes that a palette does not have, in the order in which a slice meets them. An entry is the product that it belongs
+// to, counted from the slice's first, << 16 | lane << 11 | weight << 8 | byte. The warp holds 32 at a time, from a
+// multiple of 32 on: perhaps some of what is before, too.
 struct Escapes {
     const u32 *entries;
-    u32 begin, end, n_used, held, next;
+    u32 at, end, held, next;
 
-    INLINE_MEMBER Escapes(const Matrix &matrix, u32 tile, u32 slice) {
-        const u32 *starts = matrix.escape_starts + tile * N_SLICES + slice;
-        entries = matrix.escapes, begin = starts[0], end = starts[1];
-        hold();
-    }
+    INLINE_MEMBER Escapes(const u32 *entries, u32 begin, u32 end) : entries(entries), at(begin), end(end) { hold(); }
 
     INLINE_MEMBER void hold() {
-        held = begin + lane_idx() < end ? entries[begin + lane_idx()] : ~0u;
-        n_used = 0;
-        next = shuffle(held, 0);
+        const u32 lane_at = (at & ~31u) + lane_idx();
+        held = lane_at < end ? entries[lane_at] : ~0u;
+        next = shuffle(held, at % 32);
     }
 
-    // Puts the high bytes of product `product` into its fragment.
+    // Puts the bytes of product `product` into its fragment, as high ones.
     INLINE_MEMBER void patch(u32 product, u32 a[4]) {
         while (next < (product + 1) << 16) {
             const u32 selector = next >> 8 & 1 ? 0x4210 : 0x3240;
             const u32 word = (next >> 11 & 31) == lane_idx() ? next >> 9 & 3 : 4;
             for (u32 i = 0; i < 4; i++) a[i] = permute_bytes(a[i], next & 255, word == i ? selector : 0x3210);
-            if (++n_used == 32) {
-                begin += 32;
-                hold();
-            } else {
-                next = shuffle(held, n_used);
-            }
+            advance();
         }
+    }
+
+    // Puts the bytes of product `product` in their places among eight.
+    INLINE_MEMBER void patch_bytes(u32 product, u32 bytes[2]) {
+        while (next < (product + 1) << 16) {
+            const u32 shift = next >> 5 & 24;
+            const u32 word = (next >> 11 & 31) == lane_idx() ? next >> 10 & 1 : 2;
+            const u32 mask = 255u << shift, byte = (next & 255) << shift;
+            UNROLL for (u32 i = 0; i < 2; i++)
+                if (word == i) bytes[i] = (bytes[i] & ~mask) | byte;
+            advance();
+        }
+    }
+
+    INLINE_MEMBER void advance() {
+        if (++at % 32 == 0) hold();
+        else next = shuffle(held, at % 32);
     }
 };
 
@@ -100,7 +109,8 @@ struct Exact12 {
     INLINE_MEMBER Exact12(const Matrix &matrix, u32 tile, u32 slice, u32 first_step, u32 n_steps)
         : from(matrix.weights + (u64(tile) * n_steps + first_step) * 96 + lane_idx()),
           palette(matrix.palettes[tile]),
-          escapes(matrix, tile, slice) {}
+          escapes(matrix.escapes, matrix.escape_starts[tile * N_SLICES + slice],
+                  matrix.escape_starts[tile * N_SLICES + slice + 1]) {}
 
     INLINE_MEMBER Held load(u32 step) const {
         const U32x4 *at = from + u64(step) * 96;

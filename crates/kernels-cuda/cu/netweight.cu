@@ -6,6 +6,7 @@
 #include "bias.cu"
 #include "decode.cu"
 #include "encode.cu"
+#include "encode_exact11.cu"
 #include "enter_heads.cu"
 #include "likeliest.cu"
 #include "linear.cu"

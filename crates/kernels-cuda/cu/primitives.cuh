@@ -27,6 +27,7 @@ struct alignas(16) F32x4 { float x, y, z, w; };
 #define INLINE static __device__ __forceinline__
 #define INLINE_MEMBER __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 // The shared memory that a launch asked for.
 #define DYNAMIC_SHARED(TYPE, NAME) \
     extern __shared__ U32x4 netweight_shared[]; \
@@ -45,15 +46,32 @@ INLINE u32 shuffle(u32 value, u32 lane) { return __shfl_sync(~0u, value, lane); 
 INLINE u32 shuffle_xor(u32 value, u32 mask) { return __shfl_xor_sync(~0u, value, mask); }
 // The value of the lane `delta` below; lanes under `delta` get their own.
 INLINE u32 shuffle_up(u32 value, u32 delta) { return __shfl_up_sync(~0u, value, delta); }
+// The sum of the value and that of the lane `delta` below, if there is one.
+INLINE u32 add_from_below(u32 value, u32 delta) {
+    asm volatile("{ .reg .u32 below; .reg .pred is_there; shfl.sync.up.b32 below|is_there, %0, %1, 0, 0xffffffff;"
+                 " @is_there add.u32 %0, %0, below; }" : "+r"(value) : "r"(delta));
+    return value;
+}
 INLINE u32 ballot(bool value) { return __ballot_sync(~0u, value); }
 INLINE u32 atomic_add(u32 *address, u32 value) { return atomicAdd(address, value); }
 
-// Bytes of b:a, numbered 7..0, picked by the lower four nibbles of `selector`, whose highest bit must be 0.
+// Bytes of b:a, numbered 7..0, picked by the lower four nibbles of `selector`; one whose highest bit is set gives eight
+// times the highest bit of the byte that the others pick.
 INLINE u32 permute_bytes(u32 a, u32 b, u32 selector) {
     u32 out;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(selector));
     return out;
 }
+// Bits of `a` where `mask` has ones, of `b` elsewhere.
+INLINE u32 select_bits(u32 mask, u32 a, u32 b) {
+    u32 out;
+    asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(out) : "r"(a), "r"(b), "r"(mask));
+    return out;
+}
+// Bits of high:low from bit `shift % 32` on.
+INLINE u32 shift_pair(u32 low, u32 high, u32 shift) { return __funnelshift_r(low, high, shift); }
+// By one bit.
+INLINE u32 rotate_right(u32 value) { return __funnelshift_r(value, value, 1); }
 INLINE u32 count_ones(u32 value) { return __popc(value); }
 // Index of the lowest set bit, 32 if there is none.
 INLINE u32 trailing_zeros(u32 value) { return value ? __ffs(value) - 1 : 32; }
@@ -94,6 +112,11 @@ INLINE U32x4 load_cached(const U32x4 *from) {
                  : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(from));
     return out;
 }
+INLINE u32 load_once(const u32 *from) {
+    u32 out;
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(out) : "l"(from));
+    return out;
+}
 INLINE U32x2 load_once(const U32x2 *from) {
     U32x2 out;
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(out.x), "=r"(out.y) : "l"(from));
@@ -129,6 +152,12 @@ INLINE float shuffle_xor(float value, u32 mask) { return float_of(shuffle_xor(bi
 INLINE u32 min_of(u32 a, u32 b) { return a < b ? a : b; }
 INLINE u32 max_of(u32 a, u32 b) { return a > b ? a : b; }
 INLINE float max_of(float a, float b) { return a > b ? a : b; }
+
+// The sum of the values of this lane and those below.
+INLINE u32 warp_sum_below(u32 value) {
+    UNROLL for (u32 delta = 1; delta < 32; delta *= 2) value = add_from_below(value, delta);
+    return value;
+}
 
 // The sum over a warp, the same in every lane: pairs 16 apart first, then 8, 4, 2, 1.
 INLINE float warp_sum(float value) {

@@ -22,7 +22,7 @@ pub struct Matrix {
     pub(crate) weights: Memory<u32>,
     pub(crate) escapes: Memory<u32>,       // (n,)
     pub(crate) escape_starts: Memory<u32>, // (n_tiles * slices + 1)
-    pub(crate) palettes: Memory<[u32; 2]>, // (n_tiles)
+    pub(crate) palettes: Memory<[u32; 2]>, // (n_tiles, Layout::n_palettes)
     pub(crate) bias: Option<Memory<f32>>,  // (rows)
 }
 
@@ -107,7 +107,7 @@ impl View<'_> {
             weights: self.weights + offset(4 * tile_words),
             escapes: self.escapes,
             escape_starts: self.escape_starts + offset(4 * N_SLICES),
-            palettes: self.palettes + offset(8),
+            palettes: self.palettes + offset(8 * self.layout.n_palettes()),
             bias: if self.bias == 0 { 0 } else { self.bias + offset(4 * TILE_ROWS) },
             rows: rows as u32,
             out_col: out_col as u32,
@@ -207,7 +207,7 @@ impl HostMatrix {
     /// Where the slot is smaller.
     pub(crate) fn view<'a>(&'a self, slot: &'a Memory<u32>) -> View<'a> {
         let palettes = self.n_weights;
-        let escape_starts = palettes + if self.layout == Layout::Rows { 0 } else { 2 * self.shape.n_tiles() };
+        let escape_starts = palettes + 2 * self.shape.n_tiles() * self.layout.n_palettes();
         let escapes = escape_starts + self.n_escape_starts;
         View {
             layout: self.layout,
@@ -282,14 +282,13 @@ struct Filling {
 
 impl Filling {
     fn new(device: &Device, layout: Layout, shape: Shape) -> Result<Filling> {
-        let n_tiles = if layout == Layout::Rows { 0 } else { shape.n_tiles() };
         let matrix = Matrix {
             layout,
             shape,
             weights: device.zeroed(layout.n_words(shape))?,
             escapes: device.zeroed(0)?,
             escape_starts: device.zeroed(0)?,
-            palettes: device.zeroed(n_tiles)?,
+            palettes: device.zeroed(shape.n_tiles() * layout.n_palettes())?,
             bias: None,
         };
         Ok(Filling { matrix, escapes: Vec::new(), escape_starts: vec![0] })
@@ -299,12 +298,13 @@ impl Filling {
         let (shape, first_tile) = (Shape { rows: rows.len(), ..self.matrix.shape }, rows.start / TILE_ROWS);
         let n_words = self.matrix.weights.len() / self.matrix.shape.n_tiles();
         let weights = (&mut self.matrix.weights, n_words * first_tile);
-        if self.matrix.layout == Layout::Rows {
+        let layout = self.matrix.layout;
+        if layout == Layout::Rows {
             encode::pad_rows(source, shape, weights)?;
             return source.device().synchronize();
         }
-        let palettes = (&mut self.matrix.palettes, first_tile);
-        let escapes = encode::exact12(source, shape, weights, palettes)?;
+        let palettes = (&mut self.matrix.palettes, first_tile * layout.n_palettes());
+        let escapes = encode::exact(layout, source, shape, weights, palettes)?;
         let first = self.escapes.len() as u32;
         self.escape_starts.extend(escapes.starts[1..].iter().map(|start| first + start));
         self.escapes.extend(escapes.entries);

@@ -5,8 +5,8 @@ mod common;
 use common::{halves, load};
 use half::bf16;
 use netweight_kernels_cuda::launch::{self, Activation, Buffer, Epilogue, Part};
-use netweight_kernels_cuda::layout::{Exact12, Shape};
-use netweight_kernels_cuda::{Layout, twin};
+use netweight_kernels_cuda::layout::{Exact11, Exact12, Shape};
+use netweight_kernels_cuda::{HostMatrix, Layout, Slots, View, twin};
 use rand::Rng;
 
 /// Weights as models have them, and every thousandth anything at all.
@@ -129,14 +129,23 @@ fn all_bit_patterns() {
     let weights: Vec<u16> = (0..shape.rows * shape.cols)
         .map(|idx| if idx < 1 << 16 { idx as u16 } else { 0x3c00 | (idx % 1000) as u16 })
         .collect();
-    let defined = Exact12::encode(shape, &weights);
+    let (exact11, exact12) = (Exact11::encode(shape, &weights), Exact12::encode(shape, &weights));
     for layout in Layout::ALL {
         let matrix = load(device, layout, shape, &weights, None);
-        if layout == Layout::Exact12 {
+        let defined = match layout {
+            Layout::Rows => None,
+            Layout::Exact11 => {
+                Some((exact11.weights.as_flattened(), &exact11.escapes, &exact11.escape_starts, &exact11.palettes))
+            }
+            Layout::Exact12 => {
+                Some((exact12.weights.as_flattened(), &exact12.escapes, &exact12.escape_starts, &exact12.palettes))
+            }
+        };
+        if let Some(defined) = defined {
             let (words, escapes, starts, palettes) = matrix.contents().expect("copies");
-            assert_eq!(palettes, defined.palettes);
-            assert_eq!(starts, defined.escape_starts);
-            assert!(escapes == defined.escapes && words == defined.weights.as_flattened());
+            assert_eq!(&palettes, defined.3);
+            assert_eq!(&starts, defined.2);
+            assert!(&escapes == defined.1 && words == defined.0);
         }
         let mut rows = device.zeroed(32 * 2048 / 2).expect("memory");
         assert_eq!(launch::decode(matrix.view(), 1, &mut rows).expect("a launch"), 32);
@@ -151,5 +160,64 @@ fn all_bit_patterns() {
         for (idx, row) in [399, 0, 31].into_iter().enumerate() {
             assert!(halves(&out, idx) == weights[row * 2000..][..2000], "{layout:?} row {row}");
         }
+    }
+}
+
+/// Weights of exact11 whose second codes fill more words of a step than a warp has lanes, next to some of which there are
+/// none; and slices of more steps than lanes. What is decoded is there again, and the GPU encodes as defined.
+#[test]
+fn long_streams() {
+    let mut random = common::random();
+    for device in common::devices() {
+        for (rows, cols, n_exponents) in [(20, 700, 11), (16, 520, 3), (3, 16384 + 700, 11), (5, 16384 + 64, 4)] {
+            let shape = Shape { rows, cols };
+            let weights: Vec<u16> = (0..rows * cols)
+                .map(|_| (random.random_range(0..n_exponents) + 110) << 7 | random.random::<u16>() & 0x807f)
+                .collect();
+            let matrix = load(&device, Layout::Exact11, shape, &weights, None);
+            let defined = Exact11::encode(shape, &weights);
+            assert!(matrix.contents().expect("copies").1 == defined.escapes);
+            let stride = shape.n_steps() * 64;
+            let mut decoded = device.zeroed(shape.n_tiles() * 16 * stride / 2).expect("memory");
+            assert_eq!(launch::decode(matrix.view(), 0, &mut decoded).expect("a launch"), rows);
+            for (row, words) in decoded.to_vec().expect("a copy").chunks(stride / 2).take(rows).enumerate() {
+                let found: Vec<u16> = words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]).collect();
+                assert!(found[..cols] == weights[row * cols..][..cols], "{shape:?} row {row}");
+            }
+            let x = common::buffer(&device, cols, &common::normal(&mut random, 9 * cols, 1.0));
+            for n_tokens in [1, 9] {
+                let products = [Layout::Rows, Layout::Exact11].map(|layout| {
+                    let matrix = load(&device, layout, shape, &weights, None);
+                    let mut out = common::buffer(&device, rows, &vec![f32::NAN; n_tokens * rows]);
+                    let parts = [Part { matrix: matrix.view(), out_col: 0 }];
+                    launch::linear(&x, n_tokens, &parts, Epilogue::Store, &mut out).expect("a launch");
+                    common::bits(&out.floats.to_vec().expect("a copy"))
+                });
+                assert_eq!(products[0], products[1], "{shape:?} {n_tokens}");
+            }
+        }
+    }
+}
+
+/// A matrix that lies in the host's memory, and comes to a slot, multiplies as it did.
+#[test]
+fn from_a_slot() {
+    let mut random = common::random();
+    let device = &common::devices()[0];
+    let shape = Shape { rows: 50, cols: 330 };
+    let (weights, bias) = (weights(&mut random, 50 * 330), common::normal(&mut random, 50, 1.0));
+    let x = common::buffer(device, 330, &common::normal(&mut random, 330, 1.0));
+    for layout in Layout::ALL {
+        let product = |view: View<'_>| {
+            let mut out = common::buffer(device, 50, &[f32::NAN; 50]);
+            launch::linear(&x, 1, &[Part { matrix: view, out_col: 0 }], Epilogue::Store, &mut out).expect("a launch");
+            common::bits(&out.floats.to_vec().expect("a copy"))
+        };
+        let matrix = load(device, layout, shape, &weights, Some(&bias));
+        let expected = product(matrix.view());
+        let in_host = HostMatrix::take(matrix).expect("memory");
+        let mut slots = Slots::new(device, 1, in_host.len()).expect("memory");
+        slots.fetch(0, &in_host).expect("a copy");
+        assert_eq!(product(slots.view(0, &in_host).expect("it was fetched")), expected, "{layout:?}");
     }
 }

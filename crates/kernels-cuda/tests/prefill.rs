@@ -28,8 +28,9 @@ fn prefill() {
             out.floats.to_vec().expect("a copy")
         };
         for adds in [false, true] {
-            let [raw, exact] = [Layout::Rows, Layout::Exact12].map(|layout| run(layout, adds));
-            common::assert_close(device, &exact, &raw, 1e-5, "exact12, decoded");
+            let [raw, exact12, exact11] = Layout::ALL.map(|layout| run(layout, adds));
+            common::assert_close(device, &exact12, &raw, 1e-5, "exact12, decoded");
+            common::assert_close(device, &exact11, &raw, 1e-5, "exact11, decoded");
             for (idx, value) in raw.iter().enumerate() {
                 let (token, col) = (idx / 80, idx % 80);
                 let wide = |bits: u16| f64::from(half::bf16::from_bits(bits).to_f32());

@@ -205,9 +205,10 @@ fn place(
 ) -> Result<HashMap<String, Planned>> {
     let layout = match options.layout {
         None | Some(Layout::Exact12) => kernels::Layout::Exact12,
+        Some(Layout::Exact11) => kernels::Layout::Exact11,
         Some(Layout::Bf16) => kernels::Layout::Rows,
         Some(other) => {
-            let what = format!("a GPU has weights as exact12 or bf16, not as {}", other.name());
+            let what = format!("a GPU has weights as exact11, exact12 or bf16, not as {}", other.name());
             return Err(Error::invalid(what));
         }
     };
@@ -250,6 +251,7 @@ fn alike(spec: &Spec) -> Result<Attention> {
 fn report(store: &Store, device: &Device, plan: &Plan, loaded: &[Loaded], seconds: f64) -> LoadReport {
     let layout_of = |loaded: &Loaded| match (loaded.layout, loaded.kind) {
         (Some(kernels::Layout::Exact12), _) => Layout::Exact12,
+        (Some(kernels::Layout::Exact11), _) => Layout::Exact11,
         (Some(kernels::Layout::Rows), _) | (None, WideKind::Bf16) => Layout::Bf16,
         (None, WideKind::F16) => Layout::F16,
         (None, WideKind::F32) => Layout::F32,

@@ -45,8 +45,10 @@ macro_rules! kernels {
 
 kernels!(
     DecodeRows(DecodeArgs) = "decode_rows",
+    DecodeExact11(DecodeArgs) = "decode_exact11",
     DecodeExact12(DecodeArgs) = "decode_exact12",
     EmbedRows(EmbedArgs) = "embed_rows",
+    EmbedExact11(EmbedArgs) = "embed_exact11",
     EmbedExact12(EmbedArgs) = "embed_exact12",
 );
 
@@ -81,6 +83,7 @@ pub(crate) fn decode_on(stream: Stream, matrix: View<'_>, first_tile: usize, out
     unsafe {
         match matrix.layout {
             Layout::Rows => device.launch_on(stream, &DecodeRows(args), grid),
+            Layout::Exact11 => device.launch_on(stream, &DecodeExact11(args), grid),
             Layout::Exact12 => device.launch_on(stream, &DecodeExact12(args), grid),
         }
     }?;
@@ -112,6 +115,7 @@ pub fn embed(table: View<'_>, tokens: &Memory<u32>, n_tokens: usize, out: &mut B
     unsafe {
         match table.layout {
             Layout::Rows => device.launch(&EmbedRows(args), grid),
+            Layout::Exact11 => device.launch(&EmbedExact11(args), grid),
             Layout::Exact12 => device.launch(&EmbedExact12(args), grid),
         }
     }

@@ -23,7 +23,7 @@ struct EncodeArgs {
 
 /// The kernels that take [`EncodeArgs`], by name.
 macro_rules! encode_kernels {
-    ($($kernel:ident = $name:literal),+) => {$(
+    ($($kernel:ident = $name:literal),+ $(,)?) => {$(
         #[derive(Clone, Copy, Pod, Zeroable)]
         #[repr(transparent)]
         struct $kernel(EncodeArgs);
@@ -33,20 +33,28 @@ macro_rules! encode_kernels {
     )+};
 }
 
-encode_kernels!(ChoosePalettes = "choose_palettes", CountEscapes = "count_escapes", EncodeExact12 = "encode_exact12");
+encode_kernels!(
+    ChoosePalettes = "choose_palettes",
+    CountEscapes = "count_escapes",
+    EncodeExact12 = "encode_exact12",
+    ChoosePalettesExact11 = "choose_palettes_exact11",
+    CountExact11 = "count_exact11",
+    EncodeExact11 = "encode_exact11",
+);
 
-/// Escapes of some tiles.
+/// Escapes of some tiles, and what else varies in length.
 pub(crate) struct Escapes {
     pub entries: Vec<u32>,
     pub starts: Vec<u32>, // (n_tiles * slices + 1)
 }
 
-/// Encodes bf16 `source` (rows, cols), whole tiles, into tiles of `weights` and `palettes` that begin where the numbers
+/// Encodes bf16 `source` (rows, cols), whole tiles, in an exact layout, into tiles of `weights` and `palettes` that begin where the numbers
 /// say. `palettes` and `weights` are a matrix's.
 ///
 /// # Errors
 /// `OutOfMemory`, the driver's.
-pub(crate) fn exact12(
+pub(crate) fn exact(
+    layout: Layout,
     source: &Memory<u16>,
     shape: Shape,
     (weights, first_word): (&mut Memory<u32>, usize),
@@ -57,9 +65,9 @@ pub(crate) fn exact12(
     let n_escapes = device.zeroed::<u32>(n_slices)?;
     let mut args = EncodeArgs {
         from: source.at(0, shape.rows * shape.cols),
-        palettes: palettes.at(first_palette, n_tiles),
+        palettes: palettes.at(first_palette, n_tiles * layout.n_palettes()),
         n_escapes: n_escapes.at(0, n_slices),
-        weights: weights.at(first_word, Layout::Exact12.n_words(shape)),
+        weights: weights.at(first_word, layout.n_words(shape)),
         escapes: 0,
         escape_starts: 0,
         n_rows: shape.rows as u32,
@@ -68,8 +76,13 @@ pub(crate) fn exact12(
     let grid = Grid { blocks: [n_tiles as u32, 1, 1], threads: (N_SLICES * LANES) as u32, shared_bytes: 0 };
     // SAFETY: the lengths of all that these two touch were checked; they do not touch escapes.
     unsafe {
-        device.launch(&ChoosePalettes(args), grid)?;
-        device.launch(&CountEscapes(args), grid)?;
+        if layout == Layout::Exact11 {
+            device.launch(&ChoosePalettesExact11(args), grid)?;
+            device.launch(&CountExact11(args), grid)?;
+        } else {
+            device.launch(&ChoosePalettes(args), grid)?;
+            device.launch(&CountEscapes(args), grid)?;
+        }
     }
     let mut starts = vec![0; n_slices + 1];
     n_escapes.read(0, &mut starts[1..])?;
@@ -79,7 +92,13 @@ pub(crate) fn exact12(
     args.escapes = escapes.at(0, escapes.len());
     args.escape_starts = starts_on_device.at(0, n_slices);
     // SAFETY: as above, and there is room for as many escapes as were counted.
-    unsafe { device.launch(&EncodeExact12(args), grid) }?;
+    unsafe {
+        if layout == Layout::Exact11 {
+            device.launch(&EncodeExact11(args), grid)
+        } else {
+            device.launch(&EncodeExact12(args), grid)
+        }
+    }?;
     Ok(Escapes { entries: escapes.to_vec()?, starts })
 }
 

@@ -1,8 +1,10 @@
 //! How weights lie in a GPU's memory: tiles of 16 rows, steps of 64 columns, in the order of tensor cores' fragments.
 //! Scalar code that defines it. Next in the flow: exact12.rs; `load` has GPUs do the same.
 
+mod exact11;
 mod exact12;
 
+pub use exact11::Exact11;
 pub use exact12::Exact12;
 
 /// Rows of a tile.
@@ -25,24 +27,43 @@ pub enum Layout {
     Rows,
     /// 12 bits and escapes: for few tokens on cards whose memory is fast.
     Exact12,
+    /// About 10.8 bits, by two codes of different length: where memory is slow, or small.
+    Exact11,
 }
 
 impl Layout {
     /// All, the uncompressed one first.
-    pub const ALL: [Layout; 2] = [Layout::Rows, Layout::Exact12];
+    pub const ALL: [Layout; 3] = [Layout::Rows, Layout::Exact12, Layout::Exact11];
 
-    /// Words of four bytes that a matrix's weights take, palettes and escapes apart.
+    /// Words of four bytes that a matrix's weights take, palettes, escapes and what else varies apart.
     pub(crate) fn n_words(self, shape: Shape) -> usize {
         match self {
             Layout::Rows => shape.padded_len() / 2,
             Layout::Exact12 => shape.padded_len() / 8 * 3,
+            Layout::Exact11 => shape.n_tiles() * exact11::tile_vectors(shape.n_steps()) * 4,
         }
     }
 
-    /// Bytes that a matrix is likely to take, with a tenth of a percent of escapes.
+    /// Pairs of words that a tile's palette takes.
+    pub(crate) fn n_palettes(self) -> usize {
+        match self {
+            Layout::Rows => 0,
+            Layout::Exact12 => 1,
+            Layout::Exact11 => 2,
+        }
+    }
+
+    /// Bytes that a matrix is likely to take: of exact12's weights a tenth of a percent are escapes; of exact11's two
+    /// tenths, and a quarter has a second code of three bits.
     pub fn likely_bytes(self, shape: Shape) -> usize {
-        let exact = 4 * shape.rows * shape.cols / 1000 + shape.n_tiles() * (8 + 4 * N_SLICES);
-        4 * self.n_words(shape) + if self == Layout::Rows { 0 } else { exact }
+        let n_weights = shape.rows * shape.cols;
+        let tiles = shape.n_tiles() * (8 * self.n_palettes() + 4 * N_SLICES);
+        let varying = match self {
+            Layout::Rows => 0,
+            Layout::Exact12 => 4 * n_weights / 1000 + tiles,
+            Layout::Exact11 => n_weights / 8 * 9 / 10 + tiles,
+        };
+        4 * self.n_words(shape) + varying
     }
 
     /// As people write it.
@@ -50,6 +71,7 @@ impl Layout {
         match self {
             Layout::Rows => "bf16",
             Layout::Exact12 => "exact12",
+            Layout::Exact11 => "exact11",
         }
     }
 }
