@@ -37,6 +37,7 @@ pub struct Pinned<T> {
     device: Device,
     address: *mut T,
     len: usize,
+    is_transient: bool, // no graph has seen it: whoever made it waits for its copies
 }
 
 /// Launches and copies that were captured, to be issued in one call. Memory that they work on stays as long as any graph.
@@ -102,7 +103,14 @@ impl Device {
         let address = self.runtime.allocate_pinned(bytes)?;
         // SAFETY: as many bytes were just allocated.
         unsafe { address.write_bytes(0, bytes) };
-        Ok(Pinned { device: self.clone(), address: address.cast(), len })
+        Ok(Pinned { device: self.clone(), address: address.cast(), len, is_transient: false })
+    }
+
+    /// Pinned memory for a copy that its maker waits for, before it is dropped.
+    fn staging<T: Pod>(&self, len: usize) -> Result<Pinned<T>> {
+        let mut staging = self.pinned(len)?;
+        staging.is_transient = true;
+        Ok(staging)
     }
 
     /// Waits until all that was issued to the compute stream is done.
@@ -257,7 +265,7 @@ impl<T: Pod> Memory<T> {
         if values.is_empty() {
             return Ok(());
         }
-        let mut staging = self.device.pinned::<T>(values.len())?;
+        let mut staging = self.device.staging::<T>(values.len())?;
         staging.as_mut_slice().copy_from_slice(values);
         self.copy_from(start, &staging, 0, values.len())?;
         self.device.synchronize()
@@ -300,7 +308,7 @@ impl<T: Pod> Memory<T> {
         if out.is_empty() {
             return Ok(());
         }
-        let staging = self.device.pinned::<T>(out.len())?;
+        let staging = self.device.staging::<T>(out.len())?;
         let src = self.at(start, out.len());
         // SAFETY: both have as many values, and nobody looks at them before the stream is there.
         unsafe { self.device.runtime.copy_out(Stream::Compute, staging.address.cast(), src, size_of_val(out)) }?;
@@ -361,7 +369,7 @@ impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         let bytes = (self.len * size_of::<T>()).max(16);
         let mut held = self.device.held();
-        if held.n_graphs > 0 {
+        if held.n_graphs > 0 && !self.is_transient {
             held.pinned.push((self.address as usize, bytes));
             return;
         }
