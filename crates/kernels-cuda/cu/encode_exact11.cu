@@ -62,9 +62,9 @@ struct Exact11Codes {
 
 // A step's weights of one lane, in exact11.
 struct Exact11Step {
-    u32 raw[8], codes[2], escapes;  // escapes: a bit for each weight
+    u32 raw[8], codes[2], escapes;  // escapes: a bit for each weight, whose code is 0
     u32 rare_codes[3], n_rare;
-    u8 exponents[32];
+    u8 changes[32];
 
     INLINE_MEMBER Exact11Step(const EncodeArgs &args, const Exact11Codes &codes_of, u32 first_row, u32 first_col) {
         for (u32 i = 0; i < 8; i++) raw[i] = 0;
@@ -72,14 +72,14 @@ struct Exact11Step {
         for (u32 idx = 0; idx < 32; idx++) {
             const u32 m = idx / 8, i = idx % 8;
             const u32 row = first_row + i / 2 % 2 * 8, col = first_col + m / 2 * 32 + m % 2 * 4 + i / 4 * 2 + i % 2;
-            exponents[idx] = 0;
+            changes[idx] = 0;
             if (row >= args.n_rows || col >= args.cols) continue;
             const u16 weight = args.from[u64(row) * args.cols + col];
             raw[idx / 4] |= (weight & 127) << (idx % 4 * 8 + 1) | u32(weight >> 15) << ((idx ^ 1) % 4 * 8);
             const u32 code = codes_of.of(exponent_of(weight));
-            exponents[idx] = u8(exponent_of(weight));
             const bool is_escape = code == Exact11Codes::ESCAPE;
             escapes |= u32(is_escape) << idx;
+            changes[idx] = u8(exponent_of(weight) ^ (codes_of.common & 255));
             if (is_escape) continue;
             codes[m / 2] |= min_of(code, Exact11Codes::RARE) << (4 * i + m % 2 * 2);
             if (code < Exact11Codes::RARE) continue;
@@ -114,7 +114,7 @@ struct Exact11Step {
             const u32 all = ballot(is_escape);
             const u32 at = n_escapes + count_ones(all & ((1u << lane_idx()) - 1));
             if (entries && is_escape)
-                entries[at] = (first_product + idx / 8) << 16 | lane_idx() << 11 | idx % 8 << 8 | exponents[idx];
+                entries[at] = (first_product + idx / 8) << 16 | lane_idx() << 11 | idx % 8 << 8 | changes[idx];
             n_escapes += count_ones(all);
         }
         return n_escapes;

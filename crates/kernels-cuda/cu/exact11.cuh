@@ -102,7 +102,7 @@ struct Exact11 {
         const u32 rare_0 = permute_bytes(rare.x, rare.y, codes), rare_1 = permute_bytes(rare.x, rare.y, codes >> 16);
         u32 exponents[2] = {permute_bytes(common, common, indices) + permute_bytes(rare_0, rare_1, ranks),
                             permute_bytes(common, common, indices >> 16) + permute_bytes(rare_0, rare_1, ranks >> 16)};
-        escapes.patch_bytes(step * STEP_PRODUCTS + m, exponents);
+        escapes.change(step * STEP_PRODUCTS + m, exponents);
         const U32x4 bytes = m < 2 ? held.raw[0] : held.raw[1];
         const u32 raw_0 = m % 2 ? bytes.z : bytes.x, raw_1 = m % 2 ? bytes.w : bytes.y;
         // A raw byte is a mantissa and, lowest, the sign of the pair's other weight.

@@ -79,14 +79,12 @@ struct Escapes {
         }
     }
 
-    // Puts the bytes of product `product` in their places among eight.
-    INLINE_MEMBER void patch_bytes(u32 product, u32 bytes[2]) {
+    // Exclusive or of the bytes of product `product` and those in their places among eight.
+    INLINE_MEMBER void change(u32 product, u32 bytes[2]) {
         while (next < (product + 1) << 16) {
-            const u32 shift = next >> 5 & 24;
-            const u32 word = (next >> 11 & 31) == lane_idx() ? next >> 10 & 1 : 2;
-            const u32 mask = 255u << shift, byte = (next & 255) << shift;
-            UNROLL for (u32 i = 0; i < 2; i++)
-                if (word == i) bytes[i] = (bytes[i] & ~mask) | byte;
+            const u32 byte = (next & 255) << (next >> 5 & 24), word = next >> 10 & 63;
+            if (word == 2 * lane_idx()) bytes[0] ^= byte;
+            if (word == 2 * lane_idx() + 1) bytes[1] ^= byte;
             advance();
         }
     }

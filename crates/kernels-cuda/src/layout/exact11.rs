@@ -37,7 +37,7 @@ pub struct Exact11 {
     /// (n_tiles, n_steps * 80 + a byte for each step)
     pub weights: Vec<[u32; 4]>,
     /// By tile and slice: second codes, and then, by product, weight of a lane, and lane: product, counted from the
-    /// slice's first, `<< 16 | lane << 11 | weight << 8 | exponent`.
+    /// slice's first, `<< 16 | lane << 11 | weight << 8 | (exponent ^ commonest)`. Its first code is the commonest's.
     pub escapes: Vec<u32>,
     /// (n_tiles, slices) and one more: where each slice's begin.
     pub escape_starts: Vec<u32>,
@@ -214,7 +214,7 @@ impl Exact11 {
         let entry = |[product, lane, idx]: [usize; 3]| {
             let weight = weights([product, lane, idx]).filter(is_escape)?;
             let place = (first_product + product) << 16 | lane << 11 | idx << 8;
-            Some(place as u32 | u32::from(exponent(weight)))
+            Some(place as u32 | u32::from(exponent(weight) ^ palette.common[0]))
         };
         by_product().filter_map(entry).collect()
     }
@@ -251,9 +251,7 @@ impl Exact11 {
                 for &escape in rest {
                     let [product, lane, idx] = [escape >> 16, escape >> 11 & 31, escape >> 8 & 7].map(|of| of as usize);
                     let step = slice.start + product / STEP_PRODUCTS;
-                    put(step, [product % STEP_PRODUCTS, lane, idx], &|weight| {
-                        weight & 0x807f | (escape as u16 & 255) << 7
-                    });
+                    put(step, [product % STEP_PRODUCTS, lane, idx], &|weight| weight ^ (escape as u16 & 255) << 7);
                 }
             }
         }
