@@ -13,6 +13,7 @@ bytes on every machine. A warning is an error.
 """
 
 import argparse
+import concurrent.futures
 import ctypes
 import hashlib
 import os
@@ -47,8 +48,14 @@ def main():
         check_sources(hashes)
         if arguments.stale:
             return
-    nvrtc = Nvrtc(arguments.nvrtc or fetch_nvrtc())
-    images = {name_of(target): nvrtc.compile(target) for target in TARGETS}
+    path = arguments.nvrtc or fetch_nvrtc()
+    Nvrtc(path)  # which checks its version
+    # A process for each target: the compiler takes one program at a time, and half a minute for each.
+    with concurrent.futures.ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        try:
+            images = dict(zip(map(name_of, TARGETS), pool.map(compile_target, [path] * len(TARGETS), TARGETS)))
+        except RuntimeError as error:
+            fail(str(error))
     manifest = write_manifest(hashes, images)
     if arguments.check:
         if manifest != read_manifest():
@@ -59,6 +66,10 @@ def main():
         replace_artefacts(manifest, images)
     for name, image in images.items():
         print(f"{name:<14} {len(image):>9} bytes, {(ARTEFACTS / (name + '.z')).stat().st_size:>8} deflated")
+
+
+def compile_target(path, target):
+    return Nvrtc(path).compile(target)
 
 
 def name_of(target):
@@ -170,7 +181,7 @@ class Nvrtc:
         status = self.library.nvrtcCompileProgram(program, len(encoded), (ctypes.c_char_p * len(encoded))(*encoded))
         log = self.text(program, "ProgramLog").rstrip(b"\0").decode().strip()
         if log or status != 0:
-            sys.exit(f"{target}: {log or f'status {status}'}")
+            raise RuntimeError(f"{target}: {log or f'status {status}'}")
         image = self.text(program, "CUBIN" if target.startswith("sm_") else "PTX")
         self.call("nvrtcDestroyProgram", ctypes.byref(program))
         return image
