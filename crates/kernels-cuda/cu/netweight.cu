@@ -9,6 +9,7 @@
 #include "encode.cu"
 #include "enter_heads.cu"
 #include "linear.cu"
+#include "measure.cu"
 #include "norm.cu"
 #include "pointwise.cu"
 #include "rope.cu"
