@@ -21,7 +21,13 @@ const TOLERANCE: f64 = 0.02;
 const TOLERANCE_BF16: f64 = 0.15;
 
 fn options() -> LoadOptions {
-    LoadOptions { n_slots: 3, max_positions: Some(CONTEXT_LEN), max_batch_tokens: Some(99), ..LoadOptions::default() }
+    LoadOptions {
+        n_slots: 3,
+        max_positions: Some(CONTEXT_LEN),
+        max_batch_tokens: Some(99),
+        measures: false,
+        ..LoadOptions::default()
+    }
 }
 
 fn try_load(path: &Path, how: &LoadOptions, gpu: Options) -> netweight_engine::Result<(CudaDecoder, Arc<Emulator>)> {
@@ -125,6 +131,27 @@ fn weights_that_stream() {
         }
         println!("{}: {seen_streaming}", folder.display());
     }
+}
+
+/// A model without files: the same weights in every layout, others with another seed.
+#[test]
+fn random_models() {
+    let config = r#"{"architectures": ["LlamaForCausalLM"], "vocab_size": 90, "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 10000.0,
+        "max_position_embeddings": 512}"#;
+    let device = Device::new(Arc::new(Emulator::new(Options::default())));
+    let tokens: Vec<u32> = (0..9).map(|idx| idx * 7).collect();
+    let logits = |layout: Layout, seed: u64| {
+        let how = LoadOptions { layout: Some(layout), ..options() };
+        let spec = netweight_model::Spec::from_config(config).expect("a declaration");
+        let mut model = CudaDecoder::random((spec, seed), &device, &how, &Interrupt::new(), &|_| ()).expect("a model");
+        assert!(model.report().layouts[0].0 == layout && model.report().n_weights == 90 * 64 * 2 + 2 * 36864);
+        run(&mut model, 0, &tokens, 9)
+    };
+    let raw = logits(Layout::Bf16, 1);
+    assert!(raw.iter().all(|logit| logit.is_finite()) && raw.iter().any(|logit| logit.abs() > 0.1));
+    assert!(bits(&logits(Layout::Exact12, 1)) == bits(&raw));
+    assert!(bits(&logits(Layout::Bf16, 2)) != bits(&raw));
 }
 
 /// f16 checkpoints run too.
