@@ -5,7 +5,7 @@
 //! decodes it chunk by chunk, `memory` copies and reads the same buffers, `peers` drives the other compressors
 //! in a Python process, and [`run`] goes round-robin over all of them, so that a noisy moment meets everyone.
 //!
-//! [`run_model`] is the other benchmark: a language model's speed on netweight's own engine, from raw and from
+//! [`run_kernels`] and [`run_gpu_model`] measure NVIDIA GPUs; see `gpu`. [`run_model`] is the other benchmark: a language model's speed on netweight's own engine, from raw and from
 //! compressed weights, and on other engines. It goes round everyone in the same way; see `model`.
 //!
 //! What a figure of the codec means: GB (10^9 bytes) of original data per second of CPU time, one thread unless it says
@@ -23,6 +23,7 @@
 
 mod bounds;
 mod data;
+mod gpu;
 mod machine;
 mod memory;
 mod model;
@@ -35,6 +36,10 @@ mod safetensors;
 mod stats;
 mod table;
 
+pub use gpu::{
+    DecodeRow, Gpu, GpuBatch, GpuCheck, GpuModel, GpuModelOptions, GpuModelReport, GpuModelRow, KernelOptions,
+    KernelReport, LinearRow, MatrixShape, MemoryRate, PrefillRow, open_gpu, run_gpu_model, run_kernels,
+};
 pub use machine::Machine;
 pub use model::{
     BatchSpeed, LogitsCheck, MemoryUse, ModelOptions, ModelRatio, ModelReport, ModelRow, Speed, WeightsReport,

@@ -27,7 +27,10 @@ pub struct DeviceArgs {
 }
 
 /// `auto`, `cpu`, `cuda`, `cuda:1`
-fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+///
+/// # Errors
+/// Anything else.
+pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     match text.split_once(':') {
         None if text == "auto" => Ok(DeviceChoice::Auto),
         None if text == "cpu" => Ok(DeviceChoice::Cpu),
@@ -174,8 +177,9 @@ pub fn loaded_line(report: &LoadReport) -> String {
         0 => report.isa.clone(),
         n => format!("{} with {}", report.isa, crate::units::counted(n as u64, "thread")),
     };
+    let notes: String = report.notes.iter().map(|note| format!("\n{note}")).collect();
     format!(
-        "{:.2} M weights as {}, {:.2} bits each, {} in memory{}, loaded in {}; {}",
+        "{:.2} M weights as {}, {:.2} bits each, {} in memory{}, loaded in {}; {}{notes}",
         report.n_weights as f64 / 1e6,
         layouts.join(" and "),
         report.bits_per_weight(),
@@ -198,6 +202,7 @@ pub fn loaded_json(report: &LoadReport) -> Value {
         "n_threads": report.n_threads,
         "isa": report.isa,
         "streamed_bytes": report.streamed_bytes,
+        "notes": report.notes,
         "activations": if report.precision == Precision::Bf16 { "bf16" } else { "f32" },
     })
 }

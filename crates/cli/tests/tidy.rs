@@ -159,7 +159,7 @@ fn dependencies_point_one_way() {
     check("synth", &["tensor"]);
     check("pack", &["tensor", "codec", "container", "layout"]);
     check("report", &["pack"]);
-    check("bench", &["tensor", "codec", "synth", "layout", "model", "engine"]);
+    check("bench", &["tensor", "codec", "synth", "layout", "kernels-cuda", "model", "engine"]);
     check("layout", &["tensor"]);
     check("kernels-cpu", &["layout"]);
     check("kernels-cuda", &[]);

@@ -42,6 +42,10 @@ pub struct LoadOptions {
     pub max_batch_tokens: Option<usize>,
     /// Bytes of a GPU's memory that weights may take; what is more streams in from the host. `None`: what is free.
     pub gpu_memory: Option<u64>,
+    /// Whether a GPU is measured, once for each shape of matrix: which layout it runs fastest where none is asked for, and
+    /// how many tokens its vendor's library takes to be faster. Times are kept in the user's cache; with
+    /// `NETWEIGHT_CUDA_CHOICE=off` in the environment, or without this, weights are exact12.
+    pub measures: bool,
     /// Instruction set of the CPU; `None`: the fastest, or what `NETWEIGHT_ISA` names.
     pub isa: Option<Isa>,
 }
@@ -63,6 +67,7 @@ impl Default for LoadOptions {
             n_slots: 1,
             max_batch_tokens: None,
             gpu_memory: None,
+            measures: true,
             isa: None,
         }
     }
@@ -89,6 +94,8 @@ pub struct LoadReport {
     pub streamed_bytes: u64,
     /// What activations are rounded to.
     pub precision: Precision,
+    /// What else should be said, in sentences.
+    pub notes: Vec<String>,
 }
 
 impl LoadReport {

@@ -21,7 +21,13 @@ const TOLERANCE: f64 = 0.02;
 const TOLERANCE_BF16: f64 = 0.15;
 
 fn options() -> LoadOptions {
-    LoadOptions { n_slots: 3, max_positions: Some(CONTEXT_LEN), max_batch_tokens: Some(99), ..LoadOptions::default() }
+    LoadOptions {
+        n_slots: 3,
+        max_positions: Some(CONTEXT_LEN),
+        max_batch_tokens: Some(99),
+        measures: false,
+        ..LoadOptions::default()
+    }
 }
 
 fn try_load(path: &Path, how: &LoadOptions, gpu: Options) -> netweight_engine::Result<(CudaDecoder, Arc<Emulator>)> {
@@ -69,15 +75,15 @@ fn the_same_bits_whatever_the_way() {
         let scratch = tempfile::tempdir().expect("a folder");
         rounded(&folder, Dtype::BF16, scratch.path());
         let mut expected: Option<Vec<f32>> = None;
-        let ways: [(u64, Layout, bool, &[(usize, usize)]); 3] = [
-            (0, Layout::Bf16, true, &[(0, 99), (1, 1), (2, 7)]),
-            (1, Layout::Exact12, false, &[(0, 7), (1, 1)]),
-            (2, Layout::Exact11, true, &[(0, 99), (1, 1)]),
+        let ways = [
+            (0, Layout::Bf16, true, [99, 1, 7].as_slice()),
+            (1, Layout::Exact12, false, &[7, 1]),
+            (2, Layout::Exact11, true, &[99, 1]),
         ];
         for (order, layout, has_graphs, steps) in ways {
             let how = LoadOptions { layout: Some(layout), ..options() };
             let mut model = load(scratch.path(), &how, Options { order, has_graphs, ..Options::default() });
-            for &(slot, step) in steps {
+            for (slot, &step) in steps.iter().enumerate() {
                 let found = run(&mut model, slot, &prompt, step);
                 let expected = expected.get_or_insert_with(|| found.clone());
                 assert!(bits(&found) == bits(expected), "{name}, {}, order {order}, {step} at a time", layout.name());
@@ -157,6 +163,27 @@ fn the_likeliest_token() {
         let found = model.likeliest(&batch, &Interrupt::new()).expect("a step");
         assert_eq!(found, Some(best as u32), "position {position}");
     }
+}
+
+/// A model without files: the same weights in every layout, others with another seed.
+#[test]
+fn random_models() {
+    let config = r#"{"architectures": ["LlamaForCausalLM"], "vocab_size": 90, "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 10000.0,
+        "max_position_embeddings": 512}"#;
+    let device = Device::new(Arc::new(Emulator::new(Options::default())));
+    let tokens: Vec<u32> = (0..9).map(|idx| idx * 7).collect();
+    let logits = |layout: Layout, seed: u64| {
+        let how = LoadOptions { layout: Some(layout), ..options() };
+        let spec = netweight_model::Spec::from_config(config).expect("a declaration");
+        let mut model = CudaDecoder::random((spec, seed), &device, &how, &Interrupt::new(), &|_| ()).expect("a model");
+        assert!(model.report().layouts[0].0 == layout && model.report().n_weights == 90 * 64 * 2 + 2 * 36864);
+        run(&mut model, 0, &tokens, 9)
+    };
+    let raw = logits(Layout::Bf16, 1);
+    assert!(raw.iter().all(|logit| logit.is_finite()) && raw.iter().any(|logit| logit.abs() > 0.1));
+    assert!(bits(&logits(Layout::Exact12, 1)) == bits(&raw));
+    assert!(bits(&logits(Layout::Bf16, 2)) != bits(&raw));
 }
 
 /// f16 checkpoints run too.

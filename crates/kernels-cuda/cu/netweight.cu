@@ -10,6 +10,7 @@
 #include "enter_heads.cu"
 #include "likeliest.cu"
 #include "linear.cu"
+#include "measure.cu"
 #include "norm.cu"
 #include "pointwise.cu"
 #include "rope.cu"

@@ -126,12 +126,7 @@ impl Device {
     /// # Errors
     /// Those of `work`, and the driver's.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let [begin, end]: [EventId; 2] = [self.runtime.event()?, self.runtime.event()?];
-        self.runtime.record(Stream::Compute, begin)?;
-        work()?;
-        self.runtime.record(Stream::Compute, end)?;
-        self.synchronize()?;
-        self.runtime.seconds_between(begin, end)
+        Stopwatch::new(self)?.time(work)
     }
 
     /// From here on, what is issued is captured and not run.
@@ -198,6 +193,29 @@ impl Device {
         }
         // SAFETY: the caller's.
         unsafe { self.runtime.launch(stream, A::KERNEL, grid, bytemuck::bytes_of(args)) }
+    }
+}
+
+/// Two points in the compute stream, to be used again and again.
+pub(crate) struct Stopwatch {
+    device: Device,
+    begin: EventId,
+    end: EventId,
+}
+
+impl Stopwatch {
+    pub(crate) fn new(device: &Device) -> Result<Stopwatch> {
+        Ok(Stopwatch { device: device.clone(), begin: device.runtime.event()?, end: device.runtime.event()? })
+    }
+
+    /// See [`Device::time`].
+    pub(crate) fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let runtime = &self.device.runtime;
+        runtime.record(Stream::Compute, self.begin)?;
+        work()?;
+        runtime.record(Stream::Compute, self.end)?;
+        self.device.synchronize()?;
+        runtime.seconds_between(self.begin, self.end)
     }
 }
 

@@ -7,6 +7,7 @@
 //! Device, Memory, Pinned         a GPU, and memory with owners
 //! layout, Loader, Matrix         how weights lie in its memory, and how they get there
 //! PagedCache                     keys and values of sequences, in pages
+//! measure::*                     how fast all that is
 //! launch::*                      one safe function for each kernel, which checks lengths
 //! twin::*                        what each kernel computes, in scalar Rust
 //! ```
@@ -30,6 +31,7 @@ pub mod launch;
 
 pub mod layout;
 mod matrix;
+pub mod measure;
 #[allow(unsafe_code)]
 mod slots;
 pub mod twin;

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::{Device, Memory, Pinned};
 use crate::error::{Error, Result};
-use crate::launch::encode;
+use crate::launch::{self, encode};
 use crate::layout::{Layout, N_SLICES, STEP_COLS, Shape, TILE_ROWS};
 
 /// Source bytes that are uploaded at once.
@@ -256,6 +256,39 @@ impl Loader {
         bias: Option<&[f32]>,
         mut read: impl FnMut(Range<usize>, &mut [u16]) -> Result<(), E>,
     ) -> Result<Option<Matrix>, E> {
+        self.load_by(layout, shape, bias, |loader, rows| {
+            let n_weights = rows.len() * shape.cols;
+            read(rows, &mut loader.staging.as_mut_slice()[..n_weights])?;
+            Ok(loader.source.copy_from(0, &loader.staging, 0, n_weights)?)
+        })
+    }
+
+    /// Random weights with standard deviation `scale`, made on the GPU: weight (row, col) is value `row * cols + col` of
+    /// the sequence of `seed`, whatever the layout. See [`twin::random_half`](crate::twin::random_half).
+    ///
+    /// # Errors
+    /// `OutOfMemory`, the driver's.
+    pub fn random(
+        &mut self,
+        layout: Layout,
+        shape: Shape,
+        bias: Option<&[f32]>,
+        (seed, scale): (u64, f32),
+    ) -> Result<Option<Matrix>> {
+        self.load_by(layout, shape, bias, |loader, rows| {
+            let first = (rows.start * shape.cols) as u64;
+            launch::random_halves(&mut loader.source, rows.len() * shape.cols, (seed, first), scale)
+        })
+    }
+
+    /// Loads rows that `bring` brings to `self.source`.
+    fn load_by<E: From<Error>>(
+        &mut self,
+        layout: Layout,
+        shape: Shape,
+        bias: Option<&[f32]>,
+        mut bring: impl FnMut(&mut Loader, Range<usize>) -> Result<(), E>,
+    ) -> Result<Option<Matrix>, E> {
         let tile_weights = TILE_ROWS * shape.cols;
         if self.source.len() < tile_weights {
             *self = Loader::with_chunk(&self.device, tile_weights)?;
@@ -264,9 +297,7 @@ impl Loader {
         let mut filling = Filling::new(&self.device, layout, shape)?;
         for first_tile in (0..shape.n_tiles()).step_by(chunk_tiles) {
             let rows = first_tile * TILE_ROWS..((first_tile + chunk_tiles) * TILE_ROWS).min(shape.rows);
-            let n_weights = rows.len() * shape.cols;
-            read(rows.clone(), &mut self.staging.as_mut_slice()[..n_weights])?;
-            self.source.copy_from(0, &self.staging, 0, n_weights)?;
+            bring(self, rows.clone())?;
             filling.add(&self.source, rows)?;
         }
         Ok(filling.finish(bias)?)

@@ -37,11 +37,16 @@ impl Contender {
     pub(crate) fn load(store: &Store, options: &ModelOptions, layout: Option<Layout>) -> Result<Contender, Error> {
         let interrupt = Interrupt::new();
         let decoder = AnyDecoder::load(store, &options.engine(layout), &interrupt, &|_| ())?;
+        Ok(Contender::of(decoder, layout, options.max_batch()))
+    }
+
+    /// A model that is loaded already, with `n_slots` slots.
+    pub(crate) fn of(decoder: AnyDecoder, layout: Option<Layout>, n_slots: usize) -> Contender {
+        let interrupt = Interrupt::new();
         let most = decoder.report().layouts.iter().max_by_key(|row| row.1);
         let layout = most.map(|row| row.0).or(layout).unwrap_or(Layout::Bf16);
-        let n_slots = options.max_batch();
         let logits = vec![0.0; n_slots * decoder.vocab_size()];
-        Ok(Contender { layout, decoder, interrupt, logits, sequences: vec![Sequence::default(); n_slots] })
+        Contender { layout, decoder, interrupt, logits, sequences: vec![Sequence::default(); n_slots] }
     }
 
     /// Name in tables.

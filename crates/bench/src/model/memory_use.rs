@@ -37,7 +37,7 @@ pub fn measure_memory(options: &ModelOptions) -> Result<MemoryUse, Error> {
 pub(crate) fn in_process(options: &ModelOptions, layout: Option<Layout>) -> Result<Option<MemoryUse>, Error> {
     let Some(program) = &options.program else { return Ok(None) };
     let mut command = Command::new(program);
-    command.args(["--json", "bench", "--memory"]).stdin(Stdio::null()).stderr(Stdio::null());
+    command.args(["--json", "bench", "--device", "cpu", "--memory"]).stdin(Stdio::null()).stderr(Stdio::null());
     let counts = [
         ("--threads", options.max_threads()),
         ("--prompt", options.prompt),

@@ -13,7 +13,7 @@
 
 mod options;
 
-mod contender;
+pub(crate) mod contender;
 mod memory_use;
 mod peers;
 

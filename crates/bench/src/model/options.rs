@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use netweight_engine::{Layout, LoadOptions};
+use netweight_engine::{DeviceChoice, Layout, LoadOptions};
 
 use crate::options::Error;
 
@@ -107,6 +107,7 @@ impl ModelOptions {
         /// Longer prompts run in pieces of this many tokens.
         const MAX_PREFILL: usize = 512;
         LoadOptions {
+            device: DeviceChoice::Cpu,
             n_threads: self.max_threads(),
             layout,
             max_positions: Some(self.context.unwrap_or(self.prompt + self.generate)),

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use netweight_bench::{Error, ModelOptions, Options, measure_memory, run as measure, run_model};
+use netweight_bench::{
+    Error, GpuModel, GpuModelOptions, KernelOptions, MatrixShape, ModelOptions, Options, measure_memory, open_gpu,
+    run as measure, run_gpu_model, run_kernels, run_model,
+};
+use netweight_engine::DeviceChoice;
 use netweight_pack::Level;
 use netweight_synth::Kind as SynthKind;
 
 use crate::args::{KindArg, LevelArg, ShapesArg, parse_bytes};
 use crate::failure::{Failure, Kind};
-use crate::models::LayoutArg;
+use crate::models::{LayoutArg, parse_device};
 use crate::signals;
 use crate::ui::Ui;
 use crate::verbs::Outcome;
@@ -21,6 +25,9 @@ Examples:
   netweight --json bench --set bf16 > run.json
   netweight bench Llama-3.2-1B                           How fast it runs, raw and compressed, and elsewhere
   netweight bench Llama-3.2-1B --no-peers --batch 1,4,16 --layout bf16,exact11,exact12
+  netweight bench Llama-3.1-8B --device cuda             The same on an NVIDIA GPU, where there are no peers
+  netweight bench --random llama-8b --device cuda        A model of that size, made up on the GPU
+  netweight bench --kernels --device cuda:1              Linear layers alone, beside cuBLAS
 
 Peers are Python packages, of the codec zipnn, openzl and zstandard, of the engine llama-cpp-python with gguf, and
 torch with transformers; those that --python does not have are named and left out.";
@@ -28,11 +35,12 @@ torch with transformers; those that --python does not have are named and left ou
 /// Measure speed and size beside other compressors, or a model's speed beside other engines
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[command(group = clap::ArgGroup::new("runs").args(["model", "random", "kernels"]))]
 pub struct Args {
     /// Measure how fast this model runs, a checkpoint or an archive; without one, the codec is measured.
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// How often everything is measured [default: 7, with MODEL 5].
+    /// How often everything is measured [default: 7, with MODEL 5, with --kernels 25].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub rounds: Option<u16>,
     /// Measure one thread, powers of two, and this many; with MODEL, each of these numbers, peers with the largest
@@ -51,6 +59,9 @@ pub struct Args {
     /// What of a model to measure.
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// What of a GPU to measure.
+    #[command(flatten)]
+    pub gpu: GpuArgs,
 }
 
 /// Flags without MODEL.
@@ -58,25 +69,25 @@ pub struct Args {
 #[command(next_help_heading = "Options without MODEL")]
 pub struct CodecArgs {
     /// A safetensors file, or a folder of them, to measure on; may be given several times.
-    #[arg(long = "file", value_name = "PATH", conflicts_with = "model")]
+    #[arg(long = "file", value_name = "PATH", conflicts_with = "runs")]
     pub files: Vec<PathBuf>,
     /// Synthetic data sets [default: all of them, or none with --file].
-    #[arg(long = "set", value_name = "KIND", value_enum, value_delimiter = ',', conflicts_with = "model")]
+    #[arg(long = "set", value_name = "KIND", value_enum, value_delimiter = ',', conflicts_with = "runs")]
     pub sets: Vec<KindArg>,
     /// Measure f32 tensors of files also after rounding them to bf16.
-    #[arg(long, conflicts_with = "model")]
+    #[arg(long, conflicts_with = "runs")]
     pub cast_bf16: bool,
     /// Bytes that a data set may have; larger ones are cut.
-    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "model")]
+    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "runs")]
     pub budget: u64,
     /// Levels [default: all].
-    #[arg(long = "level", value_name = "LEVEL", value_enum, value_delimiter = ',', conflicts_with = "model")]
+    #[arg(long = "level", value_name = "LEVEL", value_enum, value_delimiter = ',', conflicts_with = "runs")]
     pub levels: Vec<LevelArg>,
     /// Dimensions of the synthetic data sets.
-    #[arg(long, value_enum, default_value = "8b", conflicts_with = "model")]
+    #[arg(long, value_enum, default_value = "8b", conflicts_with = "runs")]
     pub shapes: ShapesArg,
     /// Seed of the synthetic data sets.
-    #[arg(long, default_value_t = 1, value_name = "S", conflicts_with = "model")]
+    #[arg(long, default_value_t = 1, value_name = "S", conflicts_with = "runs")]
     pub seed: u64,
 }
 
@@ -84,21 +95,22 @@ pub struct CodecArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options with MODEL")]
 pub struct EngineArgs {
-    /// Tokens of the prompt [default: 128].
-    #[arg(long, value_name = "N", requires = "model", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    /// Tokens of the prompt [default: 128, on a GPU 2048].
+    #[arg(long, value_name = "N", requires = "runs", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub prompt: Option<u32>,
     /// Tokens that follow, of each sequence [default: 32].
-    #[arg(long, value_name = "N", requires = "model", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, value_name = "N", requires = "runs", conflicts_with = "kernels", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub generate: Option<u32>,
-    /// Sequences that are decoded together [default: 1,8].
-    #[arg(long = "batch", value_name = "N", value_delimiter = ',', requires = "model")]
+    /// Sequences that are decoded together [default: 1,8, on a GPU 1,8,32].
+    #[arg(long = "batch", value_name = "N", value_delimiter = ',', requires = "runs", conflicts_with = "kernels")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub batches: Vec<u16>,
-    /// How bf16 weights lie in memory [default: bf16 and the fastest exact layout of this CPU].
-    #[arg(long = "layout", value_name = "LAYOUT", value_enum, value_delimiter = ',', requires = "model")]
+    /// How bf16 weights lie in memory [default: bf16 and the fastest exact layout of this CPU, or all of a GPU].
+    #[arg(long = "layout", value_name = "LAYOUT", value_enum, value_delimiter = ',', requires = "runs")]
+    #[arg(conflicts_with = "kernels")]
     pub layouts: Vec<LayoutArg>,
     /// Positions of a sequence [default: as many as are needed].
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "runs", conflicts_with = "kernels")]
     pub context: Option<usize>,
     /// Keep the files that llama.cpp reads in this folder, and use those that are there already.
     #[arg(long, value_name = "DIR", requires = "model", conflicts_with = "no_peers")]
@@ -108,13 +120,61 @@ pub struct EngineArgs {
     pub memory: bool,
 }
 
+/// Flags of GPUs.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of GPUs")]
+pub struct GpuArgs {
+    /// What computes: auto, cpu, cuda or cuda:N; auto is the first NVIDIA GPU where there is one, else the CPU
+    /// [default: auto].
+    #[arg(long, value_name = "DEVICE", value_parser = parse_device, requires = "runs")]
+    pub device: Option<DeviceChoice>,
+    /// Memory of the GPU that weights may take; the rest streams in from the host [default: all that is free].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "runs", conflicts_with = "kernels")]
+    pub gpu_memory: Option<u64>,
+    /// Measure how fast a model with random weights runs, which are made on the GPU: llama-8b, or what a config.json
+    /// declares.
+    #[arg(long, value_name = "NAME|CONFIG")]
+    pub random: Option<String>,
+    /// Measure linear layers alone, by the GPU's clock, in every layout and beside the vendor's library.
+    #[arg(long)]
+    pub kernels: bool,
+    /// Matrices to measure [default: those of a Llama of 8 billion weights].
+    #[arg(long = "matrix", value_name = "ROWSxCOLS", value_delimiter = ',', requires = "kernels")]
+    #[arg(value_parser = parse_matrix)]
+    pub matrices: Vec<(u32, u32)>,
+    /// Tokens to multiply with [default: 1,2,4,8,16,32,64].
+    #[arg(long, value_name = "N", value_delimiter = ',', requires = "kernels")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=8192))]
+    pub tokens: Vec<u16>,
+}
+
+/// `4096x14336`
+fn parse_matrix(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| text.parse().ok().filter(|number| (1..=1 << 20).contains(number));
+    let parsed = text.split_once('x').and_then(|(rows, cols)| Some((number(rows)?, number(cols)?)));
+    parsed.ok_or_else(|| "a matrix is ROWSxCOLS, each of 1 to 1048576".to_owned())
+}
+
 /// Measures, then prints the tables.
 ///
 /// # Errors
 /// Those of [`measure`] and [`run_model`].
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
+    let device = args.gpu.device.unwrap_or_default();
+    if args.gpu.kernels {
+        return run_on_kernels(device, args, ui);
+    }
+    if let Some(name) = &args.gpu.random {
+        let model = GpuModel::random(name, 1).map_err(failure)?;
+        return run_on_gpu(device, model, args, ui);
+    }
     if let Some(model) = &args.model {
-        return run_on(model, args, ui);
+        return match device.resolve() {
+            DeviceChoice::Cuda(_) if !args.engine.memory => {
+                run_on_gpu(device, GpuModel::Files(model.clone()), args, ui).map_err(|failure| failure.at(model))
+            }
+            _ => run_on(model, args, ui),
+        };
     }
     let report = measure(&options(args)?).map_err(failure)?;
     ui.answer("bench", &report, || report.to_string())?;
@@ -141,6 +201,57 @@ fn run_on(model: &Path, args: &Args, ui: &Ui) -> Outcome {
     let report = run_model(&options).map_err(failure)?;
     ui.answer("bench", &report, || report.to_string())?;
     Ok(0)
+}
+
+fn run_on_gpu(device: DeviceChoice, model: GpuModel, args: &Args, ui: &Ui) -> Outcome {
+    needs_gpu(device)?;
+    let (defaults, engine) = (GpuModelOptions::new(model), &args.engine);
+    let batches: Vec<usize> = engine.batches.iter().copied().map(usize::from).collect();
+    let options = GpuModelOptions {
+        layouts: engine.layouts.iter().map(|layout| layout.0).collect(),
+        prompt: engine.prompt.map_or(defaults.prompt, |prompt| prompt as usize),
+        generate: engine.generate.map_or(defaults.generate, |generate| generate as usize),
+        batches: if batches.is_empty() { defaults.batches } else { batches },
+        rounds: args.rounds.map_or(defaults.rounds, usize::from),
+        context: engine.context,
+        gpu_memory: args.gpu.gpu_memory,
+        ..defaults
+    };
+    let report = open_gpu(device).and_then(|gpu| run_gpu_model(&gpu, &options)).map_err(failure)?;
+    ui.answer("bench", &report, || report.to_string())?;
+    Ok(0)
+}
+
+fn run_on_kernels(device: DeviceChoice, args: &Args, ui: &Ui) -> Outcome {
+    needs_gpu(device)?;
+    let defaults = KernelOptions::default();
+    let matrix = |&(rows, cols): &(u32, u32)| MatrixShape {
+        name: "matrix".to_owned(),
+        rows: rows as usize,
+        cols: cols as usize,
+        takes_prompts: true,
+    };
+    let matrices: Vec<MatrixShape> = args.gpu.matrices.iter().map(matrix).collect();
+    let tokens: Vec<usize> = args.gpu.tokens.iter().copied().map(usize::from).collect();
+    let options = KernelOptions {
+        matrices: if matrices.is_empty() { defaults.matrices } else { matrices },
+        tokens: if tokens.is_empty() { defaults.tokens } else { tokens },
+        prompt: args.engine.prompt.map_or(defaults.prompt, |prompt| prompt as usize),
+        rounds: args.rounds.map_or(defaults.rounds, usize::from),
+        ..defaults
+    };
+    let report = open_gpu(device).and_then(|gpu| run_kernels(&gpu, &options)).map_err(failure)?;
+    ui.answer("bench", &report, || report.to_string())?;
+    Ok(0)
+}
+
+fn needs_gpu(device: DeviceChoice) -> Result<(), Failure> {
+    match device {
+        DeviceChoice::Cpu => {
+            Err(Failure::new(Kind::Usage, "this measures a GPU", "leave --device out, or pass --device cuda"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn options(args: &Args) -> Result<Options, Failure> {
@@ -198,6 +309,7 @@ fn failure(error: Error) -> Failure {
     const REPORT: &str = "this must not happen: please report it with the file it happens on";
     match error {
         Error::Io { path, source } => Failure::io(&path, source),
+        Error::Engine(error) => Failure::running(error),
         Error::NotSafetensors { path, what } => {
             Failure::new(Kind::Input, format!("not a safetensors file: {what}"), FETCH).at(&path)
         }

@@ -73,6 +73,7 @@ impl CpuDecoder {
             isa: isa.name().to_owned(),
             streamed_bytes: 0,
             precision: plan.precision,
+            notes: Vec::new(),
         };
         Ok(CpuDecoder { model, cpu, workspace, cache, report, places: Vec::with_capacity(plan.max_tokens) })
     }

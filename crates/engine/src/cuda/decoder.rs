@@ -8,13 +8,14 @@ use netweight_kernels_cuda::launch::SPAN_POSITIONS;
 use netweight_kernels_cuda::layout::Shape;
 use netweight_kernels_cuda::{Device, PAGE_POSITIONS, PagedCache, PagedShape, Slots, WideKind};
 use netweight_layout::Layout;
-use netweight_model::{Attention, Kind, Mlp, Model, Spec, Workspace};
+use netweight_model::{Attention, Kind, Mlp, Model, Spec, Tensor, Workspace};
 
 use super::backend::{Cuda, Mode, Sizes};
 use super::graphs::{self, Graphs};
 use super::linear::Streamed;
 use super::residence::{Candidate, N_SLOTS, choose_streamed};
-use super::source::{CudaSource, Loaded, Planned, candidates, shape_of};
+use super::source::{CudaSource, Loaded, Origin, Planned, candidates, shape_of};
+use super::times::{FIXED_LAYOUT, Times};
 use crate::decoder::{Batch, Decoder};
 use crate::load::{check_tensors, read_spec};
 use crate::options::{LoadOptions, LoadReport, MAX_LOGIT_ROWS, default_precision, max_positions, n_cores};
@@ -23,8 +24,6 @@ use crate::{Error, Interrupt, KvType, Precision, Result};
 
 /// Tokens that run together where nobody says.
 const DEFAULT_BATCH_TOKENS: usize = 2048;
-/// Tokens of a batch from which on the vendor's GEMM takes over, where nothing was measured.
-const GEMM_FROM: usize = 65;
 /// Spans of attention that are computed at once, or as many as one sequence has.
 const SCRATCH_SPANS: usize = 1024;
 /// Memory that the driver, the vendor's library and others may take while the model runs.
@@ -67,12 +66,39 @@ impl CudaDecoder {
         let begin = Instant::now();
         let spec = read_spec(store)?;
         check_tensors(store, &spec)?;
-        let plan = Plan::new(store, &spec, options)?;
-        let mut cuda = Cuda::new(device, plan.sizes, plan.shapes.iter().copied(), GEMM_FROM)?;
+        CudaDecoder::load_from((Origin::Store(store), begin), spec, device, options, interrupt, progress)
+    }
+
+    /// A model with random weights, which are made on the GPU by a seed and the names of tensors, the same in every layout:
+    /// for measurements of models that are not at hand. `progress` hears of source bytes done.
+    ///
+    /// # Errors
+    /// As [`CudaDecoder::load`].
+    pub fn random(
+        (spec, seed): (Spec, u64),
+        device: &Device,
+        options: &LoadOptions,
+        interrupt: &Interrupt,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<CudaDecoder> {
+        CudaDecoder::load_from((Origin::Random(seed), Instant::now()), spec, device, options, interrupt, progress)
+    }
+
+    fn load_from(
+        (origin, begin): (Origin<'_>, Instant),
+        spec: Spec,
+        device: &Device,
+        options: &LoadOptions,
+        interrupt: &Interrupt,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<CudaDecoder> {
+        let plan = Plan::new(origin, &spec, options)?;
+        let times = Times::new(origin, &spec, plan.precision, device, options)?;
+        let mut cuda = Cuda::new(device, plan.sizes, plan.shapes.iter().copied(), times.gemm_from())?;
         let cache = PagedCache::new(device, plan.kv)?;
-        let planned = place(store, &spec, &plan, device, options)?;
+        let (planned, notes) = place((origin, &times), &spec, &plan, device, options)?;
         let n_threads = if options.n_threads == 0 { n_cores() } else { options.n_threads };
-        let mut source = CudaSource::new(store, device, plan.precision, planned, n_threads, interrupt, progress)?;
+        let mut source = CudaSource::new(origin, device, plan.precision, planned, n_threads, interrupt, progress)?;
         let model = Model::load(spec, plan.max_positions, &cuda, &mut source)?;
         let (streamed, loaded) = source.finish();
         let slot_words = streamed.iter().map(kernels::HostMatrix::len).max();
@@ -80,7 +106,7 @@ impl CudaDecoder {
         cuda.set_streamed(slots.map(|slots| Streamed::new(streamed, slots)));
         let workspace = Workspace::new(&model, &cuda, plan.max_tokens, MAX_LOGIT_ROWS)?;
         let graphs = Graphs::new(device);
-        let report = report(store, device, &plan, &loaded, begin.elapsed().as_secs_f64());
+        let report = LoadReport { notes, ..report(origin, device, &plan, &loaded, begin.elapsed().as_secs_f64()) };
         let (places, unwanted) = (Vec::with_capacity(plan.max_tokens), vec![0.0; plan.sizes.vocab]);
         Ok(CudaDecoder { graphs, model, cuda, workspace, cache, report, places, unwanted })
     }
@@ -93,6 +119,15 @@ impl CudaDecoder {
     /// The model's declaration.
     pub fn spec(&self) -> &Spec {
         self.model.spec()
+    }
+
+    /// Seconds that the GPU takes, by its own clock, for the last step of `n_tokens` tokens, which is run once more; `None`
+    /// where no such step was captured: one is from its second time on, of up to 64 tokens with logits after each.
+    ///
+    /// # Errors
+    /// `Device`.
+    pub fn time_step(&self, n_tokens: usize) -> Result<Option<f64>> {
+        Ok(self.graphs.time(n_tokens)?)
     }
 
     /// Runs a batch; what it ends with is in [`Cuda::likeliest`], or in `logits`.
@@ -153,7 +188,7 @@ impl CudaDecoder {
 }
 
 impl Plan {
-    fn new(store: &Store, spec: &Spec, options: &LoadOptions) -> Result<Plan> {
+    fn new(origin: Origin<'_>, spec: &Spec, options: &LoadOptions) -> Result<Plan> {
         let max_positions = max_positions(spec, options)?;
         let n_slots = options.n_slots.max(1);
         let batch = options.max_batch_tokens.unwrap_or(DEFAULT_BATCH_TOKENS);
@@ -190,40 +225,40 @@ impl Plan {
         };
         let matrices = spec.tensors().filter(|tensor| tensor.kind != Kind::Vector);
         let shapes = matrices.map(|tensor| shape_of(&tensor)).collect();
-        let precision = options.precision.unwrap_or_else(|| default_precision(store, spec));
+        let of_weights = || match origin {
+            Origin::Store(store) => default_precision(store, spec),
+            Origin::Random(_) => Precision::Bf16,
+        };
+        let precision = options.precision.unwrap_or_else(of_weights);
         Ok(Plan { precision, max_positions, max_tokens, kv, sizes, shapes })
     }
 }
 
-/// Where each matrix is to lie, by the name of its tensor.
+/// Where each matrix is to lie, by the name of its tensor; and what is to be said of it.
 fn place(
-    store: &Store,
+    (origin, times): (Origin<'_>, &Times),
     spec: &Spec,
     plan: &Plan,
     device: &Device,
     options: &LoadOptions,
-) -> Result<HashMap<String, Planned>> {
-    let layout = match options.layout {
-        None | Some(Layout::Exact12) => kernels::Layout::Exact12,
-        Some(Layout::Exact11) => kernels::Layout::Exact11,
-        Some(Layout::Bf16) => kernels::Layout::Rows,
-        Some(other) => {
-            let what = format!("a GPU has weights as exact11, exact12 or bf16, not as {}", other.name());
-            return Err(Error::invalid(what));
-        }
-    };
-    let candidates = candidates(store, spec, plan.precision, |_| layout)?;
+) -> Result<(HashMap<String, Planned>, Vec<String>)> {
     let buffers = 24 * plan.max_tokens * widths(spec); // f32 and bf16, generously
     let free_bytes = device.free_bytes()?;
     let room = (free_bytes as u64).saturating_sub(MARGIN_BYTES.min(free_bytes as u64 / 16) + buffers as u64);
     let room = room.min(options.gpu_memory.unwrap_or(u64::MAX));
+    let choice = times.choose(room, options.layout)?;
+    let layout_of = |tensor: &Tensor| choice.layouts.get(tensor.name()).copied().unwrap_or(FIXED_LAYOUT);
+    let candidates = candidates(origin, spec, plan.precision, layout_of)?;
     let sizes: Vec<Candidate> = candidates.iter().map(|(_, candidate)| *candidate).collect();
     let streams = choose_streamed(&sizes, room).map_err(|least_bytes| {
         let needed_bytes = sizes.iter().map(|candidate| candidate.bytes).sum();
         Error::GpuTooSmall { needed_bytes, least_bytes, free_bytes: room }
     })?;
-    let planned = candidates.into_iter().zip(streams);
-    Ok(planned.map(|((tensor, _), streams)| (tensor.name().to_owned(), Planned { layout, streams })).collect())
+    let planned = candidates
+        .into_iter()
+        .zip(streams)
+        .map(|((tensor, _), streams)| (tensor.name().to_owned(), Planned { layout: layout_of(&tensor), streams }));
+    Ok((planned.collect(), choice.notes()))
 }
 
 /// Columns of a token's activations, of all buffers.
@@ -248,11 +283,10 @@ fn alike(spec: &Spec) -> Result<Attention> {
     }
 }
 
-fn report(store: &Store, device: &Device, plan: &Plan, loaded: &[Loaded], seconds: f64) -> LoadReport {
+fn report(origin: Origin<'_>, device: &Device, plan: &Plan, loaded: &[Loaded], seconds: f64) -> LoadReport {
     let layout_of = |loaded: &Loaded| match (loaded.layout, loaded.kind) {
-        (Some(kernels::Layout::Exact12), _) => Layout::Exact12,
-        (Some(kernels::Layout::Exact11), _) => Layout::Exact11,
-        (Some(kernels::Layout::Rows), _) | (None, WideKind::Bf16) => Layout::Bf16,
+        (Some(layout), _) => Layout::all().find(|of| of.name() == layout.name()).unwrap_or(Layout::Bf16),
+        (None, WideKind::Bf16) => Layout::Bf16,
         (None, WideKind::F16) => Layout::F16,
         (None, WideKind::F32) => Layout::F32,
     };
@@ -260,16 +294,21 @@ fn report(store: &Store, device: &Device, plan: &Plan, loaded: &[Loaded], second
         let of_layout = loaded.iter().filter(|loaded| layout_of(loaded) == layout);
         (layout, of_layout.map(|loaded| loaded.n_weights).sum())
     };
+    let n_weights = loaded.iter().map(|loaded| loaded.n_weights).sum();
     LoadReport {
-        n_weights: loaded.iter().map(|loaded| loaded.n_weights).sum(),
+        n_weights,
         matrix_bytes: loaded.iter().map(|loaded| loaded.bytes).sum(),
-        original_bytes: store.original_bytes(),
+        original_bytes: match origin {
+            Origin::Store(store) => store.original_bytes(),
+            Origin::Random(_) => 2 * n_weights,
+        },
         layouts: Layout::all().map(count).filter(|&(_, n_weights)| n_weights > 0).collect(),
         seconds,
         n_threads: 0,
         isa: device.properties().name.clone(),
         streamed_bytes: loaded.iter().filter(|loaded| loaded.streams).map(|loaded| loaded.bytes).sum(),
         precision: plan.precision,
+        notes: Vec::new(),
     }
 }
 

@@ -42,6 +42,17 @@ impl Graphs {
         }
     }
 
+    /// Seconds that the GPU takes for a captured step of `n_tokens` tokens, which is run again with the same inputs; `None`
+    /// where there is none.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn time(&self, n_tokens: usize) -> Result<Option<f64>> {
+        let of_size = self.kinds.iter().filter(|(kind, _)| kind.n_tokens == n_tokens);
+        let graph = of_size.max_by_key(|(kind, _)| kind.n_spans).and_then(|(_, graph)| graph.as_ref());
+        graph.map(|graph| self.device.time(|| graph.replay())).transpose()
+    }
+
     /// Runs a forward pass in a mode. What a graph computed is in [`Cuda::logits`] afterwards.
     ///
     /// # Errors

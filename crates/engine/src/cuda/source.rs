@@ -1,11 +1,12 @@
 //! A store as a [`Source`] of weights on a GPU: rows are read and decoded on all cores of the host, and encoded on the
-//! GPU, matrix by matrix. Next in the flow: backend.rs.
+//! GPU, matrix by matrix; or random weights, which the GPU makes by itself. Next in the flow: backend.rs.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use bytemuck::cast_slice_mut;
 use netweight_container::{Context, Error as FileError};
+use netweight_kernels_cuda as kernels;
 use netweight_kernels_cuda::layout::Shape;
 use netweight_kernels_cuda::{Device, HostMatrix, Layout, Loader, Memory, WideKind, WideMatrix};
 use netweight_model::{Kind, Source, Spec, Tensor};
@@ -16,9 +17,18 @@ use crate::load::{checked_entry, load_transformed, name_in, request};
 use crate::store::Store;
 use crate::{Error, Interrupt, Precision, Result};
 
+/// Where weights come from.
+#[derive(Clone, Copy)]
+pub enum Origin<'a> {
+    /// A checkpoint or an archive.
+    Store(&'a Store),
+    /// Made up: normal bf16, by this seed and the tensor's name; vectors are 1, biases 0.
+    Random(u64),
+}
+
 /// Weights on their way into a model.
 pub struct CudaSource<'a> {
-    store: &'a Store,
+    origin: Origin<'a>,
     device: Device,
     loader: Loader,
     precision: Precision,
@@ -55,7 +65,11 @@ pub struct Loaded {
 }
 
 /// What elements of a tensor are.
-fn kind_of(store: &Store, tensor: &Tensor) -> Result<WideKind> {
+///
+/// # Errors
+/// `File` where it cannot be run.
+pub fn kind_of(origin: Origin<'_>, tensor: &Tensor) -> Result<WideKind> {
+    let Origin::Store(store) = origin else { return Ok(WideKind::Bf16) };
     let entry = checked_entry(store, &request(store, tensor))?;
     match entry.dtype_name.as_str() {
         "BF16" => Ok(WideKind::Bf16),
@@ -68,23 +82,23 @@ fn kind_of(store: &Store, tensor: &Tensor) -> Result<WideKind> {
     }
 }
 
-/// All matrices of a model in the order of the forward pass, and how large each is with `layout_of` its shape.
+/// All matrices of a model in the order of the forward pass, and how large each is with `layout_of` it.
 ///
 /// # Errors
 /// `File` where one cannot be run.
 pub fn candidates(
-    store: &Store,
+    origin: Origin<'_>,
     spec: &Spec,
     precision: Precision,
-    layout_of: impl Fn(Shape) -> Layout,
+    layout_of: impl Fn(&Tensor) -> Layout,
 ) -> Result<Vec<(Tensor, Candidate)>> {
     let matrices = spec.tensors().filter(|tensor| tensor.kind != Kind::Vector);
     let candidate = |tensor: Tensor| {
-        let (shape, kind) = (shape_of(&tensor), kind_of(store, &tensor)?);
+        let (shape, kind) = (shape_of(&tensor), kind_of(origin, &tensor)?);
         let is_wide = kind != WideKind::Bf16 || precision == Precision::F32;
         let bytes = match is_wide {
             true => (shape.rows * shape.cols * kind.element_bytes()) as u64,
-            false => layout_of(shape).likely_bytes(shape) as u64,
+            false => layout_of(&tensor).likely_bytes(shape) as u64,
         };
         let may_stream = !is_wide && tensor.kind != Kind::Embedding;
         Ok((tensor, Candidate { bytes, may_stream }))
@@ -103,7 +117,7 @@ impl<'a> CudaSource<'a> {
     /// # Errors
     /// `Device` where memory is short.
     pub fn new(
-        store: &'a Store,
+        origin: Origin<'a>,
         device: &Device,
         precision: Precision,
         plan: HashMap<String, Planned>,
@@ -113,7 +127,7 @@ impl<'a> CudaSource<'a> {
     ) -> Result<CudaSource<'a>> {
         let (loader, device) = (Loader::new(device)?, device.clone());
         let (streamed, loaded) = (Vec::new(), Vec::new());
-        Ok(CudaSource { store, device, loader, precision, plan, n_threads, interrupt, progress, streamed, loaded })
+        Ok(CudaSource { origin, device, loader, precision, plan, n_threads, interrupt, progress, streamed, loaded })
     }
 
     /// Matrices that stream in, and how all matrices lie.
@@ -121,18 +135,27 @@ impl<'a> CudaSource<'a> {
         (self.streamed, self.loaded)
     }
 
+    /// A vector's values; `made_up` where there is no store.
+    fn values(&self, tensor: &Tensor, made_up: f32) -> Result<Vec<f32>> {
+        match self.origin {
+            Origin::Store(store) => load_transformed(store, tensor),
+            Origin::Random(_) => Ok(vec![made_up; tensor.rows]),
+        }
+    }
+
     /// bf16, in the planned layout, or as it is where that takes more.
     fn fused(&mut self, tensor: &Tensor, planned: Planned, bias: Option<&[f32]>) -> Result<CudaLinear> {
-        let (shape, name) = (shape_of(tensor), name_in(self.store, tensor));
+        let shape = shape_of(tensor);
         let mut matrix = None;
         for layout in [planned.layout, Layout::Rows] {
-            let (store, n_threads, interrupt) = (self.store, self.n_threads, self.interrupt);
-            let read = |rows: Range<usize>, out: &mut [u16]| {
-                interrupt.check()?;
-                let bytes = cast_slice_mut(out);
-                read_on_threads(store, name, (rows.start * shape.cols * 2) as u64, bytes, n_threads)
+            matrix = match self.origin {
+                Origin::Store(store) => self.read(store, tensor, layout, bias)?,
+                Origin::Random(seed) => {
+                    self.interrupt.check()?;
+                    let scale = 1.0 / (shape.cols.max(1) as f32).sqrt();
+                    self.loader.random(layout, shape, bias, (seed_of(seed, tensor.name()), scale))?
+                }
             };
-            matrix = self.loader.load(layout, shape, bias, read)?;
             if matrix.is_some() {
                 break;
             }
@@ -153,18 +176,40 @@ impl<'a> CudaSource<'a> {
         Ok(CudaLinear::Streamed(self.streamed.len() - 1))
     }
 
+    fn read(
+        &mut self,
+        store: &Store,
+        tensor: &Tensor,
+        layout: Layout,
+        bias: Option<&[f32]>,
+    ) -> Result<Option<kernels::Matrix>> {
+        let (shape, name) = (shape_of(tensor), name_in(store, tensor));
+        let (n_threads, interrupt) = (self.n_threads, self.interrupt);
+        self.loader.load(layout, shape, bias, |rows: Range<usize>, out: &mut [u16]| {
+            interrupt.check()?;
+            let bytes = cast_slice_mut(out);
+            read_on_threads(store, name, (rows.start * shape.cols * 2) as u64, bytes, n_threads)
+        })
+    }
+
     /// As the checkpoint has it.
-    fn wide(&mut self, tensor: &Tensor, kind: WideKind, bias: Option<&[f32]>) -> Result<CudaLinear> {
-        let (shape, name) = (shape_of(tensor), name_in(self.store, tensor));
+    fn wide(&mut self, store: &Store, tensor: &Tensor, kind: WideKind, bias: Option<&[f32]>) -> Result<CudaLinear> {
+        let (shape, name) = (shape_of(tensor), name_in(store, tensor));
         let mut bytes = vec![0; shape.rows * shape.cols * kind.element_bytes()];
         self.interrupt.check()?;
-        read_on_threads(self.store, name, 0, &mut bytes, self.n_threads)?;
+        read_on_threads(store, name, 0, &mut bytes, self.n_threads)?;
         let matrix = WideMatrix::upload(&self.device, kind, shape, &bytes, bias)?;
         (self.progress)(bytes.len() as u64);
         let n_weights = (shape.rows * shape.cols) as u64;
         self.loaded.push(Loaded { n_weights, bytes: bytes.len() as u64, layout: None, kind, streams: false });
         Ok(CudaLinear::Wide(matrix))
     }
+}
+
+/// FNV-1a over a tensor's name, from a seed on.
+fn seed_of(seed: u64, name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Bytes of a tensor, a share for each thread.
@@ -185,16 +230,17 @@ impl Source for CudaSource<'_> {
     type Error = Error;
 
     fn linear(&mut self, tensor: &Tensor) -> Result<CudaLinear> {
-        let bias = tensor.bias.as_deref().map(|bias| load_transformed(self.store, bias)).transpose()?;
+        let bias = tensor.bias.as_deref().map(|bias| self.values(bias, 0.0)).transpose()?;
         let planned = self.plan.get(tensor.name()).copied();
         let planned = planned.ok_or_else(|| Error::invalid(format!("{:?} is not planned", tensor.name())))?;
-        match kind_of(self.store, tensor)? {
-            WideKind::Bf16 if self.precision == Precision::Bf16 => self.fused(tensor, planned, bias.as_deref()),
-            kind => self.wide(tensor, kind, bias.as_deref()),
+        match (kind_of(self.origin, tensor)?, self.origin) {
+            (WideKind::Bf16, _) if self.precision == Precision::Bf16 => self.fused(tensor, planned, bias.as_deref()),
+            (kind, Origin::Store(store)) => self.wide(store, tensor, kind, bias.as_deref()),
+            (_, Origin::Random(_)) => Err(Error::invalid("random weights are bf16, and so are their activations")),
         }
     }
 
     fn vector(&mut self, tensor: &Tensor) -> Result<Memory<f32>> {
-        Ok(self.device.upload(&load_transformed(self.store, tensor)?)?)
+        Ok(self.device.upload(&self.values(tensor, 1.0)?)?)
     }
 }

@@ -1,0 +1,253 @@
+//! Which layout each matrix gets. Goes in: what a model multiplies with, how long each layout took, and how much room there
+//! is. Comes out: a [`Choice`]. Next in the flow: measured.rs, which takes the times.
+
+use std::collections::HashMap;
+
+use netweight_kernels_cuda::Layout;
+use netweight_kernels_cuda::layout::Shape;
+use netweight_model::{Gated, MlpWeights, Part, Spec, Tensor};
+
+use super::source::shape_of;
+
+/// Tokens of a batch from which on the vendor's GEMM may take over. With fewer, one kernel computes every batch, so that
+/// its bits do not depend on how many tokens run together.
+pub const LEAST_GEMM_FROM: usize = 65;
+
+/// Matrices that one launch multiplies with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Names of their tensors.
+    pub names: Vec<String>,
+    /// All their rows, and the columns of each.
+    pub shape: Shape,
+    /// Whether each token multiplies with them: not with a table of embeddings that has a head beside it.
+    pub is_multiplied: bool,
+}
+
+/// Seconds of one shape with one token, in each layout that was measured.
+pub type Seconds = Vec<(Layout, f64)>;
+
+/// What was chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// By names of tensors.
+    pub layouts: HashMap<String, Layout>,
+    /// Names whose layout is slower than the uncompressed one, because memory is short.
+    pub n_slower: usize,
+}
+
+/// All matrices of a model, in the order of the forward pass.
+pub fn groups(spec: &Spec) -> Vec<Group> {
+    let mut groups = Vec::new();
+    let weights = spec.weights();
+    groups.push(group(std::slice::from_ref(&weights.embed), weights.head.is_none()));
+    for layer in &weights.layers {
+        groups.push(group(&layer.qkv, true));
+        groups.push(group(std::slice::from_ref(&layer.o), true));
+        match &layer.mlp {
+            MlpWeights::Dense(gated) => groups.extend(of_gated(gated)),
+            MlpWeights::Experts { router, experts } => {
+                groups.push(group(std::slice::from_ref(router), true));
+                groups.extend(experts.iter().flat_map(of_gated));
+            }
+        }
+    }
+    groups.extend(weights.head.iter().map(|head| group(std::slice::from_ref(head), true)));
+    groups
+}
+
+fn of_gated(gated: &Gated<Tensor>) -> [Group; 2] {
+    [group(&gated.gate_up, true), group(std::slice::from_ref(&gated.down), true)]
+}
+
+fn group(parts: &[Part<Tensor>], is_multiplied: bool) -> Group {
+    Group {
+        names: parts.iter().map(|part| part.linear.name().to_owned()).collect(),
+        shape: Shape {
+            rows: parts.iter().map(|part| part.linear.rows).sum(),
+            cols: parts.first().map_or(0, |part| shape_of(&part.linear).cols),
+        },
+        is_multiplied,
+    }
+}
+
+/// The distinct shapes that tokens multiply with, and how many matrices' worth of each there are, the largest share of a
+/// model first.
+pub fn shapes(groups: &[Group]) -> Vec<(Shape, usize)> {
+    let mut shapes: Vec<(Shape, usize)> = Vec::new();
+    for group in groups.iter().filter(|group| group.is_multiplied) {
+        match shapes.iter_mut().find(|(shape, _)| *shape == group.shape) {
+            Some((_, n)) => *n += 1,
+            None => shapes.push((group.shape, 1)),
+        }
+    }
+    shapes.sort_by_key(|(shape, n)| std::cmp::Reverse(shape.rows * shape.cols * n));
+    shapes
+}
+
+/// Chooses for each shape the layout that is fastest with one token, of equals the smallest: so never one that is slower
+/// than the uncompressed one, which is also what a shape without a time gets. Where the matrices then do not fit into `room`
+/// bytes, they shrink, first those that lose the least time for each byte. Where even that is not enough, all are as small
+/// as can be, and some will stream in.
+pub fn choose(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>, room: u64) -> Choice {
+    let mut kinds = kinds(groups, seconds_of);
+    while kinds.iter().map(|kind| kind.bytes(kind.chosen)).sum::<u64>() > room {
+        let steps = kinds.iter().enumerate().filter_map(|(idx, kind)| kind.next_smaller().map(|step| (idx, step)));
+        let Some((idx, (layout, _))) = steps.min_by(|a, b| a.1.1.total_cmp(&b.1.1)) else { break };
+        kinds[idx].chosen = layout;
+    }
+    let mut choice = Choice::default();
+    for group in groups {
+        let Some(kind) = kinds.iter().find(|kind| kind.is_of(group)) else { continue };
+        let is_slower = kind.seconds(kind.chosen) > kind.seconds(Layout::Rows);
+        choice.n_slower += if is_slower { group.names.len() } else { 0 };
+        choice.layouts.extend(group.names.iter().map(|name| (name.clone(), kind.chosen)));
+    }
+    choice
+}
+
+/// All groups of a shape.
+struct Kind {
+    shape: Shape,
+    is_multiplied: bool,
+    n_groups: usize,
+    measured: Seconds,
+    chosen: Layout,
+}
+
+fn kinds(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = Vec::new();
+    for group in groups {
+        if let Some(kind) = kinds.iter_mut().find(|kind| kind.is_of(group)) {
+            kind.n_groups += 1;
+            continue;
+        }
+        let measured = if group.is_multiplied { seconds_of(group.shape) } else { None };
+        let measured = measured.unwrap_or_default();
+        let (shape, is_multiplied) = (group.shape, group.is_multiplied);
+        let mut kind = Kind { shape, is_multiplied, n_groups: 1, measured, chosen: Layout::Rows };
+        let by_time_and_bytes = |a: &Layout, b: &Layout| {
+            kind.seconds(*a).total_cmp(&kind.seconds(*b)).then(kind.bytes(*a).cmp(&kind.bytes(*b)))
+        };
+        kind.chosen = Layout::ALL.into_iter().min_by(by_time_and_bytes).unwrap_or(Layout::Rows);
+        kinds.push(kind);
+    }
+    kinds
+}
+
+impl Kind {
+    fn is_of(&self, group: &Group) -> bool {
+        (self.shape, self.is_multiplied) == (group.shape, group.is_multiplied)
+    }
+
+    fn bytes(&self, layout: Layout) -> u64 {
+        (layout.likely_bytes(self.shape) * self.n_groups) as u64
+    }
+
+    /// Seconds of a token. Who is not multiplied with takes none; who was not measured has only the uncompressed layout to
+    /// trust in.
+    fn seconds(&self, layout: Layout) -> f64 {
+        let known = self.measured.iter().find(|(of, _)| *of == layout);
+        match known {
+            _ if !self.is_multiplied => 0.0,
+            Some((_, seconds)) => seconds * self.n_groups as f64,
+            None if layout == Layout::Rows => 0.0,
+            None => f64::INFINITY,
+        }
+    }
+
+    /// The layout with fewer bytes than the chosen one that costs the least time for each byte, and what it costs.
+    fn next_smaller(&self) -> Option<(Layout, f64)> {
+        let (bytes, seconds) = (self.bytes(self.chosen), self.seconds(self.chosen));
+        let smaller = Layout::ALL.into_iter().filter(|&layout| self.bytes(layout) < bytes);
+        let price = |layout: Layout| match self.seconds(layout) {
+            more if more <= seconds => 0.0,
+            more => (more - seconds) / (bytes - self.bytes(layout)) as f64,
+        };
+        smaller.map(|layout| (layout, price(layout))).min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGE: Shape = Shape { rows: 4096, cols: 4096 };
+    const SMALL: Shape = Shape { rows: 1024, cols: 1024 };
+
+    /// Two large matrices, one small, and a large table that nobody multiplies with.
+    fn model() -> Vec<Group> {
+        let group = |name: &str, shape, is_multiplied| Group { names: vec![name.to_owned()], shape, is_multiplied };
+        vec![
+            group("table", LARGE, false),
+            group("one", LARGE, true),
+            group("two", LARGE, true),
+            group("small", SMALL, true),
+        ]
+    }
+
+    /// Seconds of bf16 and of exact12, of the large shape and of the small one.
+    fn check(large: Option<[f64; 2]>, small: Option<[f64; 2]>, room: u64, expected: [Layout; 4], n_slower: usize) {
+        let seconds_of = |shape: Shape| {
+            let [rows, exact] = if shape == LARGE { large? } else { small? };
+            Some(vec![(Layout::Rows, rows), (Layout::Exact12, exact)])
+        };
+        let choice = choose(&model(), seconds_of, room);
+        let found = ["table", "one", "two", "small"].map(|name| choice.layouts[name]);
+        assert_eq!((found, choice.n_slower), (expected, n_slower), "{large:?} {small:?} {room}");
+    }
+
+    #[test]
+    fn the_fastest_that_fits() {
+        const EVER: u64 = u64::MAX;
+        let (raw, exact) = (Layout::Rows, Layout::Exact12);
+        // A table takes no time: it is as small as can be. There may be layouts that are smaller still.
+        let table = Layout::ALL.into_iter().min_by_key(|layout| layout.likely_bytes(LARGE)).unwrap();
+        check(Some([2.0, 1.0]), Some([2.0, 1.0]), EVER, [table, exact, exact, exact], 0);
+        check(Some([2.0, 1.0]), Some([1.0, 2.0]), EVER, [table, exact, exact, raw], 0);
+        check(Some([1.0, 2.0]), Some([1.0, 2.0]), EVER, [table, raw, raw, raw], 0);
+        // Not measured: no risk.
+        check(Some([2.0, 1.0]), None, EVER, [table, exact, exact, raw], 0);
+        check(None, None, EVER, [table, raw, raw, raw], 0);
+    }
+
+    #[test]
+    fn memory_forces() {
+        let (raw, exact) = (Layout::Rows, Layout::Exact12);
+        let table = Layout::ALL.into_iter().min_by_key(|layout| layout.likely_bytes(LARGE)).unwrap();
+        let bytes = |layout: Layout, shape: Shape| layout.likely_bytes(shape) as u64;
+        let all_raw = bytes(table, LARGE) + 2 * bytes(raw, LARGE) + bytes(raw, SMALL);
+        check(Some([1.0, 1.5]), Some([1.0, 1.1]), all_raw, [table, raw, raw, raw], 0);
+        // One byte less: the small one gives enough, but the large ones lose less for each byte.
+        check(Some([1.0, 1.5]), Some([1.0, 1.1]), all_raw - 1, [table, exact, exact, raw], 2);
+        check(Some([1.0, 9.5]), Some([1.0, 1.1]), all_raw - 1, [table, raw, raw, exact], 1);
+        check(Some([1.0, 9.5]), None, all_raw - 1, [table, exact, exact, raw], 2);
+    }
+
+    /// Without room at all, everything is as small as can be.
+    #[test]
+    fn what_streams_is_small() {
+        let seconds = |_| Some(vec![(Layout::Rows, 1.0), (Layout::Exact12, 2.0)]);
+        let choice = choose(&model(), seconds, 0);
+        let smallest = |shape| Layout::ALL.into_iter().map(|layout| layout.likely_bytes(shape)).min().unwrap();
+        for group in model() {
+            let layout = choice.layouts[&group.names[0]];
+            assert_eq!(layout.likely_bytes(group.shape), smallest(group.shape));
+        }
+        assert_eq!(choice.n_slower, 3);
+    }
+
+    #[test]
+    fn groups_are_what_one_launch_takes() {
+        let config = r#"{"architectures": ["LlamaForCausalLM"], "vocab_size": 10, "hidden_size": 8,
+            "intermediate_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "rope_theta": 10000.0, "tie_word_embeddings": TIED}"#;
+        let check = |tied: &str, n_groups: usize, expected: &[(usize, usize, usize)]| {
+            let groups = groups(&Spec::from_config(&config.replace("TIED", tied)).unwrap());
+            let found: Vec<_> = shapes(&groups).iter().map(|(shape, n)| (shape.rows, shape.cols, *n)).collect();
+            assert_eq!((groups.len(), found.as_slice()), (n_groups, expected));
+        };
+        check("true", 1 + 2 * 4, &[(16, 8, 2), (12, 8, 2), (8, 8, 2), (8, 6, 2), (10, 8, 1)]);
+        check("false", 2 + 2 * 4, &[(16, 8, 2), (12, 8, 2), (8, 8, 2), (8, 6, 2), (10, 8, 1)]);
+    }
+}
