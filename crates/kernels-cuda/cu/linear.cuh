@@ -193,24 +193,27 @@ INLINE void linear(const LinearArgs &args) {
     const bool is_gate = args.epilogue >= SILU;
     u32 part = 0;
     while (!is_gate && part + 1 < MAX_PARTS && block_x() >= args.first_blocks[part + 1]) part++;
-    const Matrix *matrices = args.experts ? args.experts + block_z() * (is_gate ? 2 : 1) : args.parts + part;
-    const Matrix first = matrices[0], second = matrices[is_gate ? 1 : 0];
+    // A copy in two branches: parameters are then read as constants, and not through an address that may be anything.
+    const auto matrix = [&](u32 idx) -> Matrix {
+        if (args.experts) return args.experts[block_z() * (is_gate ? 2 : 1) + (is_gate ? idx : 0)];
+        return args.parts[is_gate ? idx : part];
+    };
     const u32 first_tile = (block_x() - args.first_blocks[part]) * (is_gate ? 1 : TILES);
     // Past the last tile the same is computed twice, and written once.
-    const u32 last_tile = (first.rows + TILE_ROWS - 1) / TILE_ROWS - 1;
+    const u32 last_tile = (matrix(0).rows + TILE_ROWS - 1) / TILE_ROWS - 1;
     const u32 second_tile = is_gate ? first_tile : min_of(first_tile + 1, last_tile);
 
     const u32 n_steps = (args.cols + STEP_COLS - 1) / STEP_COLS;
     const u32 first_step = slice_start(n_steps, warp_idx()), end_step = slice_start(n_steps, warp_idx() + 1);
-    Loaders<Loader, TILES> loaders(first, second, first_tile, second_tile, warp_idx(), first_step, n_steps);
+    Loaders<Loader, TILES> loaders(matrix(0), matrix(1), first_tile, second_tile, warp_idx(), first_step, n_steps);
     Slice<Loader, TILES, GROUPS, DEPTH> slice(args, tokens, first_step);
     const u32 n_whole = min_of(end_step, args.cols / STEP_COLS) - min_of(first_step, args.cols / STEP_COLS);
     slice.run(loaders.of, n_whole, end_step - first_step > n_whole ? args.cols % STEP_COLS : 0);
 
     Output<GROUPS> output;
-    output.tile(args, first, first_tile, is_gate, tokens, slice.sums[0], partial);
+    output.tile(args, matrix(0), first_tile, is_gate, tokens, slice.sums[0], partial);
     if (TILES == 2 && (is_gate || second_tile != first_tile))
-        output.tile(args, second, second_tile, false, tokens, slice.sums[TILES - 1], partial);
+        output.tile(args, matrix(1), second_tile, false, tokens, slice.sums[TILES - 1], partial);
 }
 
 // The kernels of one layout: up to 8 tokens with one tile a block, or two; more always with two. The numbers are steps

@@ -203,6 +203,8 @@ impl Cuda {
     ) -> kernels::Result<()> {
         let (routed, hidden) = (experts.routed, x.width);
         let mut apart = self.experts.apart(routed, hidden)?;
+        // Our own kernels alone, as where experts run at once.
+        let gemm_from = std::mem::replace(&mut self.gemm_from, usize::MAX);
         self.linear(x, n_rows, std::slice::from_ref(experts.router), &mut apart.router);
         self.check()?;
         let sent = apart.route(routed, n_rows)?;
@@ -220,6 +222,7 @@ impl Cuda {
             self.scatter_add(&apart.output, rows, weights, hidden, out);
         }
         self.experts.put_back(apart);
+        self.gemm_from = gemm_from;
         self.check()
     }
 
@@ -386,6 +389,9 @@ impl Backend for Cuda {
         scratch: [&mut Buffer; 2],
         out: &mut Buffer,
     ) -> bool {
+        if self.mode == Mode::Replay {
+            return true; // Where a graph is, no layer was left to the host.
+        }
         if experts.experts.iter().flat_map(|gated| &gated.gate_up).any(|part| part.linear.is_wide()) {
             self.waits_inside = true;
             return false; // The model's own way does for all of these.

@@ -76,8 +76,8 @@ impl Graphs {
                 self.device.begin_capture()?;
                 let done = forward(cuda);
                 let graph = self.device.end_capture();
-                self.is_on = done.is_ok() && matches!(graph, Ok(Some(_)));
-                done?;
+                done?; // An interrupt, or what would have failed in any mode: the next step is captured.
+                self.is_on = matches!(graph, Ok(Some(_)));
                 if let Some(graph) = graph? {
                     graph.replay()?;
                     self.kinds.insert(kind, Some(graph));

@@ -18,7 +18,7 @@ pub struct Prefill {
     device: Device,
     halves: [Half; 2],
     next: usize,
-    begun: EventId,
+    has_library: bool, // until it is found missing
 }
 
 struct Half {
@@ -62,7 +62,7 @@ impl Prefill {
         };
         let halves = [half()?, half()?];
         device.synchronize()?;
-        Ok(Prefill { device: device.clone(), halves, next: 0, begun: device.runtime.event()? })
+        Ok(Prefill { device: device.clone(), halves, next: 0, has_library: true })
     }
 
     /// Bytes on the GPU.
@@ -87,6 +87,9 @@ impl Prefill {
         adds: bool,
         out: &mut Buffer,
     ) -> Result<bool> {
+        if !self.has_library {
+            return Ok(false);
+        }
         let shape = matrix.shape;
         let gemm = Gemm {
             x: x.halves_at(0, n_tokens, shape.cols),
@@ -100,12 +103,8 @@ impl Prefill {
             cols: shape.cols,
             adds,
         };
-        let done = if matrix.layout == Layout::Rows {
-            // SAFETY: `x` and `out` were checked, and the matrix is all there, row after row.
-            unsafe { self.device.runtime.gemm(Gemm { w: matrix.whole(0).weights(), rows: shape.rows, ..gemm }) }?
-        } else {
-            self.by_parts(matrix, gemm)?
-        };
+        let done = self.by_parts(matrix, gemm)?;
+        self.has_library = done;
         let bias = matrix.whole(0).bias();
         if done && bias != 0 {
             let args = AddBiasArgs { bias, out: gemm.out, width: shape.rows as u32, out_stride: out.width as u32 };
@@ -116,28 +115,43 @@ impl Prefill {
         Ok(done)
     }
 
-    /// Decodes as many tiles as fit, multiplies, and so on.
+    /// Decodes as many tiles as fit, multiplies, and so on. Raw rows are multiplied where they are, but in the same parts:
+    /// how many rows there are may decide in which order the library sums.
     fn by_parts(&mut self, matrix: View<'_>, gemm: Gemm) -> Result<bool> {
-        let runtime = &self.device.runtime;
-        runtime.record(Stream::Compute, self.begun)?;
-        runtime.wait(Stream::Copy, self.begun)?; // What wrote the matrix, and its slot, is done.
-        let mut first_tile = 0;
-        while first_tile < matrix.shape.n_tiles() {
-            let half = &mut self.halves[self.next];
-            self.next = 1 - self.next;
-            runtime.wait(Stream::Copy, half.multiplied)?;
-            let rows = decode_on(Stream::Copy, matrix, first_tile, &mut half.words)?;
-            runtime.record(Stream::Copy, half.decoded)?;
-            runtime.wait(Stream::Compute, half.decoded)?;
+        let shape = matrix.shape;
+        let tile_bytes = shape.padded_len() / shape.n_tiles() * size_of::<u16>();
+        let part_tiles = self.halves[0].words.len_bytes() / tile_bytes;
+        for first_tile in (0..shape.n_tiles()).step_by(part_tiles) {
+            let rows = (part_tiles * TILE_ROWS).min(shape.rows - first_tile * TILE_ROWS);
             let out = gemm.out + (first_tile * TILE_ROWS * size_of::<f32>()) as u64;
-            // SAFETY: the rows stand in the scratch, which is next written after `multiplied`; `x` and `out` were checked.
-            let done = unsafe { runtime.gemm(Gemm { w: half.words.at(0, 0), rows, out, ..gemm }) }?;
+            let part = Gemm { rows, out, ..gemm };
+            let done = if matrix.layout == Layout::Rows {
+                let w = matrix.whole(0).weights() + (first_tile * tile_bytes) as u64;
+                // SAFETY: `x` and `out` were checked, and the matrix is all there, row after row.
+                unsafe { self.device.runtime.gemm(Gemm { w, ..part }) }?
+            } else {
+                self.decoded_part(matrix, first_tile, part)?
+            };
             if !done {
                 return Ok(false);
             }
-            runtime.record(Stream::Compute, half.multiplied)?;
-            first_tile += rows.div_ceil(TILE_ROWS);
         }
         Ok(true)
+    }
+
+    /// Decodes a part beside the product of the one before, and multiplies it. What wrote the matrix is done, or comes
+    /// before in the copy stream.
+    fn decoded_part(&mut self, matrix: View<'_>, first_tile: usize, part: Gemm) -> Result<bool> {
+        let runtime = &self.device.runtime;
+        let half = &mut self.halves[self.next];
+        self.next = 1 - self.next;
+        runtime.wait(Stream::Copy, half.multiplied)?;
+        decode_on(Stream::Copy, matrix, first_tile, &mut half.words)?;
+        runtime.record(Stream::Copy, half.decoded)?;
+        runtime.wait(Stream::Compute, half.decoded)?;
+        // SAFETY: the rows stand in the scratch, which is next written after `multiplied`; `x` and `out` were checked.
+        let done = unsafe { runtime.gemm(Gemm { w: half.words.at(0, 0), ..part }) }?;
+        runtime.record(Stream::Compute, half.multiplied)?;
+        Ok(done)
     }
 }
