@@ -18,7 +18,6 @@ pub struct Prefill {
     device: Device,
     halves: [Half; 2],
     next: usize,
-    begun: EventId,
 }
 
 struct Half {
@@ -62,7 +61,7 @@ impl Prefill {
         };
         let halves = [half()?, half()?];
         device.synchronize()?;
-        Ok(Prefill { device: device.clone(), halves, next: 0, begun: device.runtime.event()? })
+        Ok(Prefill { device: device.clone(), halves, next: 0 })
     }
 
     /// Bytes on the GPU.
@@ -116,11 +115,11 @@ impl Prefill {
         Ok(done)
     }
 
-    /// Decodes as many tiles as fit, multiplies, and so on.
+    /// Decodes as many tiles as fit, multiplies, and so on. Decoding waits for no more than the half that it writes, so
+    /// that a matrix is decoded while the GEMM of the one before still runs: resident matrices were there before the first
+    /// pass, and those that stream in come on the copy stream, too.
     fn by_parts(&mut self, matrix: View<'_>, gemm: Gemm) -> Result<bool> {
         let runtime = &self.device.runtime;
-        runtime.record(Stream::Compute, self.begun)?;
-        runtime.wait(Stream::Copy, self.begun)?; // What wrote the matrix, and its slot, is done.
         let mut first_tile = 0;
         while first_tile < matrix.shape.n_tiles() {
             let half = &mut self.halves[self.next];
