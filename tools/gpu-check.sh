@@ -3,11 +3,12 @@
 #
 #   tools/gpu-check.sh --build FOLDER   on the machine that builds: puts test programs, and netweight, into FOLDER
 #   tools/gpu-check.sh FOLDER           on the machine with the GPU: tests, sanitizer, timings, and a table at the end
-#   tools/gpu-check.sh --rehearse       both here, on emulated kernels under a stub of the driver: no timings
+#   tools/gpu-check.sh --rehearse       both here, on emulated kernels under a stub of the driver: timings mean nothing
 #
-# FOLDER holds this script, tests/ (programs made by `cargo test --no-run`), netweight (the program, if it was built) and
-# models/ (what it is timed on, if anything). Exit status 0 where nothing failed. What is not there is skipped, and the
-# table says so. GPU_CHECK_SECONDS bounds all of it (450).
+# FOLDER holds this script, tests/ (programs made by `cargo test --no-run`), netweight (the program, if it was built, or
+# what NETWEIGHT names) and models/ (what it is timed on, beside a random model, if anything). Exit status 0 where nothing
+# failed. What is not there is skipped, and the table says so. GPU_CHECK_SECONDS bounds all of it (450); timings come last,
+# with at least GPU_CHECK_TIMINGS (210) of them left.
 set -uo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -34,7 +35,9 @@ for line in sys.stdin:
             cp "$path" "$folder/tests/$name"
             strip --strip-debug "$folder/tests/$name" 2>/dev/null || true
         done
-    path="${CARGO_TARGET_DIR:-$root/target}/release/netweight"
+    path="${NETWEIGHT:-${CARGO_TARGET_DIR:-$root/target}/release/netweight}"
+    # A rehearsal times nothing that counts: any program will do.
+    [ -x "$path" ] || [ -z "${REHEARSAL:-}" ] || path="${CARGO_TARGET_DIR:-$root/target}/debug/netweight"
     if [ -x "$path" ]; then cp "$path" "$folder/netweight"; else echo "no $path: there will be no timings of models"; fi
     cp "$HERE/gpu-check.sh" "$folder/"
     echo "in $folder: $(ls "$folder/tests" | tr '\n' ' ')"
@@ -58,6 +61,7 @@ run() {
     local name="$1" limit="$2" begin=$SECONDS status left=$((end - SECONDS))
     shift 2
     [ "$left" -lt "$limit" ] && limit=$left
+    : >"$LOG"
     if [ "$limit" -lt 5 ]; then
         row "$name" 'skipped: no time left'
         return 0
@@ -128,7 +132,7 @@ device_tests() {
 }
 
 sanitizer() {
-    local found tool program
+    local found tool program end=$((end - ${GPU_CHECK_TIMINGS:-210})) # what `run` goes by: timings come after
     found=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -1)
     if [ -n "${REHEARSAL:-}" ] || [ -z "$found" ]; then
         row 'compute-sanitizer' 'skipped: it is not here'
@@ -172,13 +176,21 @@ for rows, cols in [(4096, 4096), (14336, 4096), (4096, 14336), (128256, 4096)]:
 PYTHON
 }
 
+# bench NAME LIMIT FLAGS...: what it prints stands at the end, above the table.
+bench() {
+    local name="$1" limit="$2"
+    shift 2
+    if run "$name" "$limit" "$FOLDER/netweight" bench "$@" --device cuda; then
+        # Nothing in the log: there was no time left.
+        [ -s "$LOG" ] && { printf '\n=== %s\n' "$name"; cat "$LOG"; } >>"$LOGS/reports.txt"
+    fi
+}
+
 timings() {
     local model
     if [ -n "${REHEARSAL:-}" ]; then
-        row 'timings' 'skipped: a rehearsal'
-        return
-    fi
-    if ! python3 -c 'import torch' 2>/dev/null; then
+        row 'bandwidth, by torch' 'skipped: a rehearsal'
+    elif ! python3 -c 'import torch' 2>/dev/null; then
         row 'bandwidth, by torch' 'skipped: no torch'
     elif run 'bandwidth, by torch' 60 "${bandwidth_program[@]}"; then
         while read -r _ what value; do row "  $what" "$value"; done < <(grep '^timing ' "$LOG")
@@ -187,15 +199,16 @@ timings() {
         row 'netweight bench --device cuda' 'skipped: no netweight in the folder'
         return
     fi
-    if ! "$FOLDER/netweight" bench --help 2>&1 | grep -q -- '--device'; then
-        row 'netweight bench --device cuda' 'skipped: this netweight has no --device'
+    export XDG_CACHE_HOME="$LOGS/cache" # nothing is known of this GPU
+    if [ -n "${REHEARSAL:-}" ]; then
+        bench 'bench --kernels, tiny' 60 --kernels --matrix 256x512 --tokens 1,9 --prompt 80 --rounds 1
+        bench 'bench --random llama-tiny' 120 --random llama-tiny --prompt 70 --generate 2 --batch 1,2 --rounds 1
         return
     fi
+    bench 'bench --kernels' 90 --kernels
+    bench 'bench --random llama-8b' 120 --random llama-8b
     for model in "$FOLDER"/models/*/; do
-        [ -d "$model" ] || { row 'netweight bench --device cuda' 'skipped: no models in the folder'; break; }
-        if run "bench $(basename "$model")" 120 "$FOLDER/netweight" bench "$model" --device cuda; then
-            cat "$LOG"
-        fi
+        [ -d "$model" ] && bench "bench $(basename "$model")" 90 "$model"
     done
 }
 
@@ -212,6 +225,7 @@ check() {
     device_tests
     sanitizer
     timings
+    [ ! -e "$LOGS/reports.txt" ] || cat "$LOGS/reports.txt"
     printf '\n'
     machine | head -3
     printf '%s\n' "${table[@]}"
@@ -223,7 +237,7 @@ check() {
 rehearse() {
     local folder stubs status
     folder="$(mktemp -d)"
-    (build "$folder") || return 1
+    (REHEARSAL=1 build "$folder") || return 1
     stubs="$(cat "$folder/stubs.txt")"
     LD_LIBRARY_PATH="$stubs/driver:$stubs/blas" REHEARSAL=1 check "$folder"
     status=$?
@@ -234,6 +248,6 @@ rehearse() {
 case "${1:-}" in
 --rehearse) rehearse ;;
 --build) build "${2:?a folder}" ;;
-'' | -*) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 2 ;;
+'' | -*) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 2 ;;
 *) check "$1" ;;
 esac

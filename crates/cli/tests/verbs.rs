@@ -184,7 +184,14 @@ fn bench_runs_models() {
     refused(&["some-model", "--set", "bf16"], "--set");
     refused(&["--prompt", "8"], "MODEL");
     refused(&["--threads", "1,2"], "MODEL");
-    refused(&["some-model", "--context", "20", "--no-peers"], "160");
+    refused(&["some-model", "--context", "20", "--no-peers", "--device", "cpu"], "160");
+    refused(&["--kernels", "--device", "cpu"], "measures a GPU");
+    refused(&["--random", "llama-tiny", "--device", "cpu"], "measures a GPU");
+    refused(&["--kernels", "--generate", "8"], "--generate");
+    refused(&["--kernels", "some-model"], "MODEL");
+    refused(&["--kernels", "--matrix", "4096"], "ROWSxCOLS");
+    refused(&["--matrix", "64x64"], "--kernels");
+    refused(&["--device", "cuda"], "MODEL");
 }
 
 #[test]

@@ -400,7 +400,7 @@ fn cublas_is_loaded_with_the_first_product() {
     assert!(absent.contains("there is no cuBLAS\n") || absent.contains("case ended with"), "{absent}");
     for (fails, expected) in [
         ("cublasCreate_v2:1", "cublasCreate_v2: CUBLAS_STATUS_NOT_INITIALIZED (1)"),
-        ("cublasCreate_v2:3", "OutOfMemory { what: \"GPU memory\", wanted_bytes: 8388608, free_bytes: Some("),
+        ("cublasCreate_v2:3", "there is no cuBLAS"), // too little memory for it: our own kernels do without
         ("cublasSetWorkspace_v2:7", "cublasSetWorkspace_v2: CUBLAS_STATUS_INVALID_VALUE (7)"),
         ("cublasGemmEx:15", "cublasGemmEx: CUBLAS_STATUS_NOT_SUPPORTED (15)"),
     ] {

@@ -225,13 +225,13 @@ fn run_on_gpu(device: DeviceChoice, model: GpuModel, args: &Args, ui: &Ui) -> Ou
 fn run_on_kernels(device: DeviceChoice, args: &Args, ui: &Ui) -> Outcome {
     needs_gpu(device)?;
     let defaults = KernelOptions::default();
-    let matrix = |&(rows, cols): &(u32, u32)| MatrixShape {
-        name: "matrix".to_owned(),
+    let matrix = |(idx, &(rows, cols)): (usize, &(u32, u32))| MatrixShape {
+        name: format!("matrix {}", idx + 1),
         rows: rows as usize,
         cols: cols as usize,
         takes_prompts: true,
     };
-    let matrices: Vec<MatrixShape> = args.gpu.matrices.iter().map(matrix).collect();
+    let matrices: Vec<MatrixShape> = args.gpu.matrices.iter().enumerate().map(matrix).collect();
     let tokens: Vec<usize> = args.gpu.tokens.iter().copied().map(usize::from).collect();
     let options = KernelOptions {
         matrices: if matrices.is_empty() { defaults.matrices } else { matrices },

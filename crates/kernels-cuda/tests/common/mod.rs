@@ -47,7 +47,8 @@ pub fn assert_close(device: &Device, actual: &[f32], expected: &[f32], tolerance
     }
     let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     for (idx, (actual, expected)) in actual.iter().zip(expected).enumerate() {
-        let is_close = (actual - expected).abs() <= tolerance * largest || actual.to_bits() == expected.to_bits();
+        let is_same = actual.to_bits() == expected.to_bits() || actual.is_nan() && expected.is_nan();
+        let is_close = is_same || (actual - expected).abs() <= tolerance * largest;
         assert!(is_close, "{what}: value {idx} is {actual}, not {expected}; the largest is {largest}");
     }
 }
