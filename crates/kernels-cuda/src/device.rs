@@ -297,6 +297,9 @@ impl<T: Pod> Memory<T> {
     /// # Panics
     /// Where either is shorter.
     pub fn copy_from(&mut self, start: usize, from: &Pinned<T>, from_start: usize, len: usize) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
         let (dst, src) = (self.at(start, len), &from.as_slice()[from_start..from_start + len]);
         // SAFETY: both have `len` values. Pinned memory is freed only after the stream is done with it.
         unsafe { self.device.runtime.copy_in(Stream::Compute, dst, src.as_ptr().cast(), size_of_val(src)) }
@@ -380,6 +383,12 @@ impl<T: Pod> Pinned<T> {
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as above, and `self` is borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.address, self.len) }
+    }
+}
+
+impl<T> std::fmt::Debug for Pinned<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pinned").field("len", &self.len).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Keys and values of all tokens so far, in pages that sequences take as they grow. Which pages a slot has is decided
 //! here, on the host, and lies on the GPU as a table. Next in the flow: launch/attention.rs, which fills and reads them.
 
-use crate::device::{Device, Memory};
+use crate::device::{Device, Memory, Pinned};
 use crate::error::{Error, Result};
 
 /// Positions of a page; `PAGE_KEYS` in cu/kv_cache.cu.
@@ -75,6 +75,7 @@ pub struct PagedCache {
     pub(crate) keys: Vec<Memory<u16>>, // (n_layers), each (n_pages, n_kv_heads, head_dim rounded up to 16, 64), of words
     pub(crate) values: Vec<Memory<u16>>, // the same
     pub(crate) table: Memory<u32>,     // (n_slots, max_pages)
+    mirror: Pinned<u32>,               // the same, on the host
     pages: Vec<Vec<u32>>,              // (n_slots): pages of each, in order of positions
     free: Vec<u32>,                    // pages that nobody has; the last is the next to go
 }
@@ -94,9 +95,11 @@ impl PagedCache {
         }
         let plane = || device.zeroed::<u16>(n_pages.saturating_mul(shape.page_len()));
         let planes = || (0..n_layers).map(|_| plane()).collect::<Result<Vec<_>>>();
-        let table = device.upload(&vec![NO_PAGE; n_slots * shape.max_pages()])?;
-        let free = (0..n_pages as u32).rev().collect();
-        Ok(PagedCache { shape, keys: planes()?, values: planes()?, table, pages: vec![Vec::new(); n_slots], free })
+        let mut mirror = device.pinned(n_slots * shape.max_pages())?;
+        mirror.as_mut_slice().fill(NO_PAGE);
+        let table = device.upload(mirror.as_slice())?;
+        let (free, pages) = ((0..n_pages as u32).rev().collect(), vec![Vec::new(); n_slots]);
+        Ok(PagedCache { shape, keys: planes()?, values: planes()?, table, mirror, pages, free })
     }
 
     /// How much it holds.
@@ -131,8 +134,11 @@ impl PagedCache {
         if n_more == 0 {
             return Ok(());
         }
+        // Entries that no copy under way reads: those of a slot that grows, or was released, which waited.
         let more: Vec<u32> = self.free.iter().rev().take(n_more).copied().collect();
-        self.table.write(slot * self.shape.max_pages() + n_before, &more)?;
+        let first = slot * self.shape.max_pages() + n_before;
+        self.mirror.as_mut_slice()[first..first + n_more].copy_from_slice(&more);
+        self.table.copy_from(first, &self.mirror, first, n_more)?;
         self.free.truncate(self.free.len() - n_more);
         self.pages[slot].extend(more);
         Ok(())
@@ -146,8 +152,11 @@ impl PagedCache {
     /// # Panics
     /// Where there is no such slot.
     pub fn release(&mut self, slot: usize) -> Result<()> {
-        let n_pages = self.pages[slot].len();
-        self.table.write(slot * self.shape.max_pages(), &vec![NO_PAGE; n_pages])?;
+        let (first, n_pages) = (slot * self.shape.max_pages(), self.pages[slot].len());
+        self.table.device().synchronize()?;
+        self.mirror.as_mut_slice()[first..first + n_pages].fill(NO_PAGE);
+        self.table.copy_from(first, &self.mirror, first, n_pages)?;
+        self.table.device().synchronize()?;
         self.free.extend(self.pages[slot].drain(..).rev());
         Ok(())
     }
