@@ -18,6 +18,7 @@ build() {
     rm -rf "$folder/tests"
     mkdir -p "$folder/tests"
     cd "$root"
+    "$HERE/build-cuda-kernels.py" --stale # A real GPU runs the artefacts, and not the sources.
     cargo test --no-run --message-format=json -p netweight-kernels-cuda ${GPU_CHECK_PACKAGES:-} |
         python3 -c '
 import json, sys
@@ -138,7 +139,7 @@ sanitizer() {
         row 'compute-sanitizer' 'skipped: it is not here'
         return
     fi
-    for tool in memcheck racecheck; do
+    for tool in memcheck racecheck synccheck; do
         for program in "$FOLDER"/tests/*; do
             # The driver's own test makes mistakes on purpose.
             case "$(basename "$program")" in netweight_* | driver) continue ;; esac
