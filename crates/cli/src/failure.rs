@@ -138,7 +138,9 @@ impl Failure {
             Engine::PromptTooLong { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
             Engine::InvalidArgument(_) => (Kind::Usage, "`--help` after the verb lists its flags"),
             Engine::Device(ref error) => gpu_advice(error),
-            Engine::GpuTooSmall { .. } => (Kind::Io, "a shorter --context leaves more; or pass --device cpu"),
+            Engine::GpuTooSmall { .. } => {
+                (Kind::Io, "raise --gpu-memory if you set it, give it less --context, or pass --device cpu")
+            }
             Engine::Refused(_) => {
                 (Kind::Usage, "say it in roles that the template knows, or pass --raw to use no template")
             }
@@ -188,8 +190,14 @@ fn gpu_advice(error: &netweight_kernels_cuda::Error) -> (Kind, &'static str) {
     use netweight_kernels_cuda::Error as Gpu;
     match error {
         Gpu::NoDevice(_) | Gpu::Unsupported(_) => (Kind::Usage, "pass --device cpu to run it on the CPU"),
+        Gpu::OutOfMemory { what, .. } if what.contains("pinned") => {
+            (Kind::Io, "the host's memory is short: raise --gpu-memory if you set it, or pass --device cpu")
+        }
         Gpu::OutOfMemory { .. } => {
-            (Kind::Io, "give it less --context, let weights stream in with --gpu-memory, or pass --device cpu")
+            (Kind::Io, "a shorter context takes less; nvidia-smi shows who else has the GPU; or pass --device cpu")
+        }
+        Gpu::Driver { what, .. } if what.contains("OUT_OF_MEMORY") => {
+            (Kind::Io, "nvidia-smi shows who else has the GPU; wait for them, or pass --device cpu")
         }
         Gpu::CacheFull { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
         _ => (Kind::Io, "run it again; if that fails too, pass --device cpu, and please report it"),

@@ -14,7 +14,7 @@ pub enum Error {
     File(#[from] netweight_container::Error),
     /// The config is not that of a model that can be run, or a batch does not fit the model.
     #[error(transparent)]
-    Config(#[from] netweight_model::Error),
+    Config(netweight_model::Error),
     /// The caller asked for something that cannot be done.
     #[error("{0}")]
     InvalidArgument(Cow<'static, str>),
@@ -51,8 +51,8 @@ pub enum Error {
     Device(#[from] netweight_kernels_cuda::Error),
     /// The weights do not fit into a GPU's memory, even where all stream in that can.
     #[error(
-        "the weights take {needed_bytes} bytes of GPU memory, at least {least_bytes} where they stream in; \
-         {free_bytes} are to be had"
+        "the weights take {needed_bytes} bytes of GPU memory, at least {least_bytes} where they stream in; besides \
+         the context and what runs on it, {free_bytes} are to be had"
     )]
     GpuTooSmall {
         /// Bytes of all weights.
@@ -65,6 +65,17 @@ pub enum Error {
     /// The backend failed.
     #[error(transparent)]
     Backend(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a backend failed with comes out as what it is.
+impl From<netweight_model::Error> for Error {
+    fn from(error: netweight_model::Error) -> Error {
+        let netweight_model::Error::Backend(error) = error else { return Error::Config(error) };
+        match error.downcast::<netweight_kernels_cuda::Error>() {
+            Ok(error) => Error::Device(*error),
+            Err(error) => error.downcast::<Error>().map_or_else(Error::Backend, |error| *error),
+        }
+    }
 }
 
 impl Error {

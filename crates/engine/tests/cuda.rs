@@ -206,5 +206,5 @@ fn what_does_not_fit_is_said() {
     let error = error.err().expect("64 KiB are too few").to_string();
     assert!(error.contains("GPU memory"), "{error}");
     let error = try_load(folder, &LoadOptions { gpu_memory: Some(1), ..options() }, Options::default());
-    assert!(error.err().expect("1 byte is too few").to_string().contains("; 1 are to be had"));
+    assert!(error.err().expect("1 byte is too few").to_string().contains(" 1 are to be had"));
 }

@@ -7,7 +7,7 @@ use netweight_model::Spec;
 use serde::Serialize;
 
 use crate::gpu::kernels::{Gpu, MemoryRate, memory_rate};
-use crate::gpu::options::{DECODE_PROMPT, GpuModel, GpuModelOptions, WARM_STEPS};
+use crate::gpu::options::{GpuModel, GpuModelOptions, WARM_STEPS};
 use crate::machine::Machine;
 use crate::model::contender::{Contender, hash, prompt, weights_per_token};
 use crate::options::Error;
@@ -115,6 +115,7 @@ struct Taken {
 /// # Errors
 /// [`Error`]: a model that cannot be loaded or run, and layouts that do not compute the same.
 pub fn run_gpu_model(device: &Device, options: &GpuModelOptions) -> Result<GpuModelReport, Error> {
+    options.check()?;
     let effort = Effort { rounds: 20, seconds: 0.5 };
     let memory = bandwidth(device, options.memory_bytes, effort).map_err(netweight_engine::Error::from)?;
     let store = match &options.model {
@@ -191,7 +192,7 @@ fn measure(contenders: &mut [Contender], options: &GpuModelOptions) -> Result<Ve
     let mut taken = Vec::new();
     for contender in &mut *contenders {
         let prompt_hash = hash(contender.prefill(&long)?);
-        contender.fill(DECODE_PROMPT.min(options.positions().saturating_sub(options.generate + 1)))?;
+        contender.fill(options.decode_prompt())?;
         let batch_hash = hash(contender.step()?);
         let mut said = Vec::new();
         for &n_sequences in &options.batches {
@@ -234,7 +235,7 @@ fn round(contender: &mut Contender, taken: &mut Taken, options: &GpuModelOptions
         }
     }
     taken.prefills.push(contender.timed_prefill(long)?.wall_s);
-    contender.fill(DECODE_PROMPT.min(options.positions().saturating_sub(options.generate + 1))) // The prompt was in slot 0.
+    contender.fill(options.decode_prompt()) // The prompt was in slot 0.
 }
 
 /// All must have the logits and tokens of the first.

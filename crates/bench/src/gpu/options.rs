@@ -137,6 +137,25 @@ impl GpuModelOptions {
         self.context.unwrap_or(needed)
     }
 
+    /// # Errors
+    /// Where the context does not hold what is run.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let needed = self.prompt.max(WARM_STEPS.max(self.generate) + 2);
+        match self.context {
+            Some(context) if context < needed => {
+                let what = format!("a context of {context} tokens; prompt and what follows need {needed}");
+                Err(netweight_engine::Error::invalid(what).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens of the prompts that sequences go on from: fewer where the context would not hold what follows.
+    pub(crate) fn decode_prompt(&self) -> usize {
+        let steps = WARM_STEPS.max(self.generate) + 1;
+        DECODE_PROMPT.min(self.positions().saturating_sub(steps)).max(1)
+    }
+
     pub(crate) fn engine(&self, layout: Layout) -> LoadOptions {
         LoadOptions {
             layout: Some(layout),

@@ -154,7 +154,7 @@ impl CudaDecoder {
             netweight_model::Batch { tokens: batch.tokens, places: &self.places, logits_for: batch.logits_for };
         let (model, workspace, cache) = (&self.model, &mut self.workspace, &mut self.cache);
         self.graphs.run((mode, kind), &mut self.cuda, |cuda| {
-            model.forward(cuda, &forward, workspace, cache, logits).map_err(of_model)?;
+            model.forward(cuda, &forward, workspace, cache, logits).map_err(Error::from)?;
             if mode == Mode::Eager && logits.is_empty() {
                 cuda.device.synchronize()?; // Nothing was read; the next pass writes inputs again.
                 cuda.check()?;
@@ -341,19 +341,5 @@ impl Decoder for CudaDecoder {
             u32::MAX => Err(Error::Logits("one is NaN or +Inf, or all are -Inf")),
             id => Ok(Some(id)),
         }
-    }
-}
-
-/// An error of the GPU as what it is.
-fn of_model(error: netweight_model::Error) -> Error {
-    match error {
-        netweight_model::Error::Backend(error) => match error.downcast::<kernels::Error>() {
-            Ok(error) => Error::Device(*error),
-            Err(error) => match error.downcast::<Error>() {
-                Ok(error) => *error,
-                Err(error) => Error::Backend(error),
-            },
-        },
-        error => Error::Config(error),
     }
 }
