@@ -104,5 +104,6 @@ fn auto_is_the_cpu_without_a_gpu() {
         command.envs(environment.iter().copied()).args(args!["run", bookworm(), "--raw", PROMPT, "-n", "1"]);
         let ran = finish(&mut command).code(0);
         assert!(ran.stderr.contains("thread"), "{ran:?}");
+        assert_eq!(ran.stderr.contains("no GPU is used"), !stubs.is_empty(), "says why, if there is one: {ran:?}");
     }
 }

@@ -31,6 +31,15 @@ impl DeviceChoice {
     }
 }
 
+/// Why a GPU or a driver that is here will not do; `None` where there is none.
+fn why_no_gpu() -> Option<String> {
+    match driver::devices() {
+        Ok(gpus) => gpus.first().and_then(|gpu| driver::check(gpu).err()).map(|error| error.to_string()),
+        Err(error @ netweight_kernels_cuda::Error::Unsupported(_)) => Some(error.to_string()),
+        Err(_) => None,
+    }
+}
+
 impl AnyDecoder {
     /// Loads a model to the device of `options`. `progress` hears of source bytes done.
     ///
@@ -48,7 +57,12 @@ impl AnyDecoder {
                 let decoder = CudaDecoder::load(store, &device, options, interrupt, progress)?;
                 Ok(AnyDecoder::Cuda(Box::new(decoder)))
             }
-            _ => Ok(AnyDecoder::Cpu(Box::new(CpuDecoder::load(store, options, interrupt, progress)?))),
+            _ => {
+                let mut decoder = CpuDecoder::load(store, options, interrupt, progress)?;
+                let unused = if options.device == DeviceChoice::Auto { why_no_gpu() } else { None };
+                decoder.notes().extend(unused.map(|why| format!("no GPU is used: {why}")));
+                Ok(AnyDecoder::Cpu(Box::new(decoder)))
+            }
         }
     }
 

@@ -88,6 +88,11 @@ impl CpuDecoder {
         Ok(())
     }
 
+    /// What is to be said of the load.
+    pub(crate) fn notes(&mut self) -> &mut Vec<String> {
+        &mut self.report.notes
+    }
+
     /// What loading did.
     pub fn report(&self) -> &LoadReport {
         &self.report
