@@ -234,14 +234,18 @@ impl Once<'_> {
     ) -> Outcome {
         let failed = |error| Failure::running(error).at(&self.args.model);
         let is_streamed = !self.ui.is_json();
-        let mut written = Ok(());
+        let (mut written, mut has_text) = (Ok(()), false);
         let answer = generator.generate(tokens, options, interrupt, |event| match event {
             Event::Text(text) if is_streamed => {
                 written = ui::print_piece(text);
+                has_text = true;
                 if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             }
             _ => ControlFlow::Continue(()),
         });
+        if answer.is_err() && has_text {
+            let _ = ui::print(""); // What went wrong begins on a line of its own.
+        }
         let answer = answer.map_err(failed)?;
         written.or_else(unless_broken_pipe)?;
         self.finish(&answer, options)?;
