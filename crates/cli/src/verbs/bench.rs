@@ -217,7 +217,7 @@ fn run_on_gpu(device: DeviceChoice, model: GpuModel, args: &Args, ui: &Ui) -> Ou
         gpu_memory: args.gpu.gpu_memory,
         ..defaults
     };
-    let report = open_gpu(device).and_then(|gpu| run_gpu_model(&gpu, &options)).map_err(failure)?;
+    let report = open_gpu(device).and_then(|gpu| run_gpu_model(&gpu, &options)).map_err(gpu_failure)?;
     ui.answer("bench", &report, || report.to_string())?;
     Ok(0)
 }
@@ -240,7 +240,7 @@ fn run_on_kernels(device: DeviceChoice, args: &Args, ui: &Ui) -> Outcome {
         rounds: args.rounds.map_or(defaults.rounds, usize::from),
         ..defaults
     };
-    let report = open_gpu(device).and_then(|gpu| run_kernels(&gpu, &options)).map_err(failure)?;
+    let report = open_gpu(device).and_then(|gpu| run_kernels(&gpu, &options)).map_err(gpu_failure)?;
     ui.answer("bench", &report, || report.to_string())?;
     Ok(0)
 }
@@ -302,6 +302,15 @@ fn model_options(model: &Path, args: &Args) -> ModelOptions {
         context: engine.context,
         ..defaults
     }
+}
+
+/// Of what only a GPU can do.
+fn gpu_failure(error: Error) -> Failure {
+    let mut failure = failure(error);
+    if failure.kind == Kind::Usage {
+        failure.hint = Some("this measures a GPU; `netweight bench MODEL --device cpu` measures the CPU".to_owned());
+    }
+    failure
 }
 
 fn failure(error: Error) -> Failure {
