@@ -61,6 +61,8 @@ impl AnyDecoder {
                 let mut decoder = CpuDecoder::load(store, options, interrupt, progress)?;
                 let unused = if options.device == DeviceChoice::Auto { why_no_gpu() } else { None };
                 decoder.notes().extend(unused.map(|why| format!("no GPU is used: {why}")));
+                let is_limited = options.gpu_memory.is_some();
+                decoder.notes().extend(is_limited.then(|| "the limit of GPU memory is none of the CPU's".to_owned()));
                 Ok(AnyDecoder::Cpu(Box::new(decoder)))
             }
         }
