@@ -8,6 +8,7 @@ use netweight_kernels_cpu::{
 use netweight_layout::Matrix;
 use netweight_model::{Activation, Attend, Backend, Heads, Kind, Part, Room, Spec};
 
+use crate::load::first_attention;
 use crate::{Error, Interrupt, Result};
 
 /// Matrices that multiply the same activations at once: q, k and v.
@@ -115,16 +116,6 @@ impl Cpu {
     pub fn plan(&self) -> CpuPlan {
         CpuPlan { n_threads: self.pool.n_threads(), ..self.plan }
     }
-}
-
-/// Heads, which are the same in all layers.
-fn first_attention(spec: &Spec) -> Result<netweight_model::Attention> {
-    let first = spec.layers.first().ok_or_else(|| Error::invalid("a model without layers"))?.attention;
-    let heads = |attention: &netweight_model::Attention| (attention.n_heads, attention.n_kv_heads, attention.head_dim);
-    if spec.layers.iter().any(|layer| heads(&layer.attention) != heads(&first)) {
-        return Err(Error::invalid("layers whose attention heads differ"));
-    }
-    Ok(first)
 }
 
 fn heads_of(heads: Heads) -> kernels::Heads {

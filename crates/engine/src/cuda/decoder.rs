@@ -8,7 +8,7 @@ use netweight_kernels_cuda::launch::SPAN_POSITIONS;
 use netweight_kernels_cuda::layout::Shape;
 use netweight_kernels_cuda::{Device, PAGE_POSITIONS, PagedCache, PagedShape, Slots, WideKind};
 use netweight_layout::Layout;
-use netweight_model::{Attention, Kind, Mlp, Model, Spec, Tensor, Workspace};
+use netweight_model::{Kind, Mlp, Model, Spec, Tensor, Workspace};
 
 use super::backend::{Cuda, Mode, Sizes};
 use super::graphs::{self, Graphs};
@@ -17,7 +17,7 @@ use super::residence::{Candidate, N_SLOTS, choose_streamed};
 use super::source::{CudaSource, Loaded, Origin, Planned, candidates, shape_of};
 use super::times::{FIXED_LAYOUT, Times};
 use crate::decoder::{Batch, Decoder};
-use crate::load::{check_tensors, read_spec};
+use crate::load::{check_tensors, first_attention, read_spec};
 use crate::options::{LoadOptions, LoadReport, MAX_LOGIT_ROWS, default_precision, max_positions, n_cores};
 use crate::store::Store;
 use crate::{Error, Interrupt, KvType, Precision, Result};
@@ -193,7 +193,7 @@ impl Plan {
         let n_slots = options.n_slots.max(1);
         let batch = options.max_batch_tokens.unwrap_or(DEFAULT_BATCH_TOKENS);
         let max_tokens = batch.clamp(1, max_positions.saturating_mul(n_slots));
-        let attention = alike(spec)?;
+        let attention = first_attention(spec)?;
         let kv_type = match options.kv_type {
             KvType::F16 => kernels::KvType::F16,
             KvType::Bf16 => kernels::KvType::Bf16,
@@ -271,16 +271,6 @@ fn widths(spec: &Spec) -> usize {
         layer.attention.qkv_width() + layer.attention.q_width() + 3 * mlp
     };
     5 * spec.hidden + spec.layers.iter().map(of_layer).max().unwrap_or(0)
-}
-
-/// Heads, which are the same in all layers.
-fn alike(spec: &Spec) -> Result<Attention> {
-    let first = spec.layers.first().ok_or_else(|| Error::invalid("a model without layers"))?.attention;
-    let heads = |attention: &Attention| (attention.n_heads, attention.n_kv_heads, attention.head_dim);
-    match spec.layers.iter().all(|layer| heads(&layer.attention) == heads(&first)) {
-        true => Ok(first),
-        false => Err(Error::invalid("layers whose attention heads differ")),
-    }
 }
 
 fn report(origin: Origin<'_>, device: &Device, plan: &Plan, loaded: &[Loaded], seconds: f64) -> LoadReport {

@@ -1,11 +1,11 @@
 //! The declaration of a store's model. Next in the flow: names.rs.
 
 use netweight_container::Error as FileError;
-use netweight_model::Spec;
+use netweight_model::{Attention, Spec};
 
-use crate::Result;
 use crate::store::Store;
 use crate::text::SideFiles;
+use crate::{Error, Result};
 
 /// Bytes that are compared at a time.
 const COMPARED_BYTES: usize = 1 << 20;
@@ -47,4 +47,17 @@ fn has_other_head(store: &Store, spec: &Spec) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Heads, which are the same in all layers.
+///
+/// # Errors
+/// `InvalidArgument` where they are not, or there is no layer.
+pub fn first_attention(spec: &Spec) -> Result<Attention> {
+    let first = spec.layers.first().ok_or_else(|| Error::invalid("a model without layers"))?.attention;
+    let heads = |attention: &Attention| (attention.n_heads, attention.n_kv_heads, attention.head_dim);
+    if spec.layers.iter().any(|layer| heads(&layer.attention) != heads(&first)) {
+        return Err(Error::invalid("layers whose attention heads differ"));
+    }
+    Ok(first)
 }
