@@ -29,7 +29,7 @@ Exit codes:
   1    damage: verify or restore found an archive truncated, corrupt or different from its original
   2    usage: the command line asks for something that cannot be
   3    input: not a checkpoint or archive, damaged before it was archived, or of a newer format
-  4    the operating system refused: not found, no permission, no space
+  4    the operating system refused: not found, no permission, no space; or a GPU did: it failed, or is too small
   5    refused: something is at the destination already
   130  interrupted (128 + the signal's number)
 

@@ -128,6 +128,12 @@ impl Failure {
         use netweight_engine::Error as Engine;
         use netweight_model::Error::UnknownArchitecture; // which lists those that are known
         let known = format!("netweight runs {}", netweight_model::architectures().collect::<Vec<_>>().join(", "));
+        let fitting = match error {
+            Engine::GpuTooSmall { fitting_context: Some(n), .. } => {
+                format!("--context {n} would fit; or pass --device cpu")
+            }
+            _ => String::new(),
+        };
         let (kind, hint) = match error {
             Engine::File(error) => return Failure::reading(error, Reads::Checkpoint),
             Engine::Interrupted => (Kind::Interrupted, "nothing is left behind"),
@@ -138,8 +144,9 @@ impl Failure {
             Engine::PromptTooLong { .. } => (Kind::Usage, "shorten the prompt, or give more room with --context"),
             Engine::InvalidArgument(_) => (Kind::Usage, "`--help` after the verb lists its flags"),
             Engine::Device(ref error) => gpu_advice(error),
+            Engine::GpuTooSmall { fitting_context: Some(_), .. } => (Kind::Io, fitting.as_str()),
             Engine::GpuTooSmall { .. } => {
-                (Kind::Io, "raise --gpu-memory if you set it, give it less --context, or pass --device cpu")
+                (Kind::Io, "no context is short enough: raise --gpu-memory if you set it, or pass --device cpu")
             }
             Engine::Refused(_) => {
                 (Kind::Usage, "say it in roles that the template knows, or pass --raw to use no template")
@@ -189,7 +196,9 @@ impl Failure {
 fn gpu_advice(error: &netweight_kernels_cuda::Error) -> (Kind, &'static str) {
     use netweight_kernels_cuda::Error as Gpu;
     match error {
-        Gpu::NoDevice(_) | Gpu::Unsupported(_) => (Kind::Usage, "pass --device cpu to run it on the CPU"),
+        Gpu::NoDevice(_) | Gpu::Unsupported(_) | Gpu::InvalidArgument(_) => {
+            (Kind::Usage, "pass --device cpu to run it on the CPU")
+        }
         Gpu::OutOfMemory { what, .. } if what.contains("pinned") => {
             (Kind::Io, "the host's memory is short: raise --gpu-memory if you set it, or pass --device cpu")
         }

@@ -40,6 +40,20 @@ pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     }
 }
 
+/// The device where a command line names none.
+///
+/// # Errors
+/// Where `NETWEIGHT_DEVICE` is not one.
+pub fn preset_device() -> Result<DeviceChoice, Failure> {
+    let preset = std::env::var("NETWEIGHT_DEVICE").ok();
+    preset.map_or(Ok(DeviceChoice::Auto), |text| {
+        let wrong = |what| {
+            Failure::new(Kind::Usage, format!("NETWEIGHT_DEVICE is {text}: {what}"), "unset it, or pass --device")
+        };
+        parse_device(&text).map_err(wrong)
+    })
+}
+
 /// How to run a model.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {

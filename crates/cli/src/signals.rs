@@ -12,7 +12,6 @@ use crate::ui::Ui;
 
 /// What an interrupted verb leaves behind.
 #[cfg_attr(not(unix), allow(dead_code))]
-#[derive(Default)]
 struct Leftovers {
     /// For people.
     advice: String,
@@ -39,7 +38,12 @@ pub fn writing(destination: &Path, is_folder: bool) {
 
 /// Says that an interruption from now on is to remove `scratch`.
 pub fn scratch(scratch: &Path) {
-    set(Leftovers { advice: "nothing is left behind".to_owned(), scratch: Some(scratch.to_path_buf()), file: None });
+    set(Leftovers { scratch: Some(scratch.to_path_buf()), ..nothing_left() });
+}
+
+/// Of a verb that writes no file.
+fn nothing_left() -> Leftovers {
+    Leftovers { advice: "nothing is left behind".to_owned(), scratch: None, file: None }
 }
 
 /// What the next Ctrl-C sets instead of ending the program.
@@ -80,7 +84,7 @@ pub fn install(ui: Ui) -> std::io::Result<()> {
 
 #[cfg(unix)]
 fn interrupted(ui: Ui, signal: i32) {
-    let leftovers = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+    let leftovers = LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(nothing_left);
     if let Some(scratch) = &leftovers.scratch {
         let _ = std::fs::remove_dir_all(scratch);
     }

@@ -89,10 +89,16 @@ fn what_cannot_be_is_said() {
     check(&[Stub::Driver], &[("NETWEIGHT_STUB_DRIVER_VERSION", "11040")], "cuda", 2, "Update the driver");
     check(&[Stub::Driver], &[("NETWEIGHT_STUB_CAPABILITY", "7.5")], "cuda", 2, "compute capability 7.5");
     check(&[Stub::IncompleteDriver], &[], "cuda", 2, "driver");
+    check(&[Stub::Driver], &[("NETWEIGHT_CUDA_IMAGE", "nope")], "cuda", 2, "there are sm_80.cubin, ");
     check(&[Stub::Driver], &[("NETWEIGHT_STUB_MEMORY", "9000000")], "cuda", 4, "GPU memory");
     check(&[Stub::Driver], &[("NETWEIGHT_STUB_MEMORY", "9000000")], "auto", 4, "GPU memory"); // nothing falls back
     let ran = finish(with_libraries(&[Stub::Driver]).args(args!["run", bookworm(), "x", "--device", "gpu"])).code(2);
     assert!(ran.stderr.contains("auto, cpu, cuda or cuda:N"), "{ran:?}");
+    let bench = |how: &[&str]| finish(with_libraries(&[Stub::Driver]).args(args!["bench", bookworm()]).args(how));
+    let ran = bench(&["--device", "cuda", "--layout", "f32"]).code(2);
+    assert!(ran.stderr.contains("a GPU has no layout f32"), "{ran:?}");
+    let ran = finish(with_libraries(&[]).env("NETWEIGHT_DEVICE", "gpu").args(args!["bench", bookworm()])).code(2);
+    assert!(ran.stderr.contains("NETWEIGHT_DEVICE is gpu: a device is auto, cpu,"), "{ran:?}");
 }
 
 /// Where auto finds no GPU that will do, it is the CPU.

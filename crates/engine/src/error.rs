@@ -52,7 +52,7 @@ pub enum Error {
     /// The weights do not fit into a GPU's memory, even where all stream in that can.
     #[error(
         "the weights take {needed_bytes} bytes of GPU memory, at least {least_bytes} where they stream in; besides \
-         the context and what runs on it, {free_bytes} are to be had"
+         a context of {context} tokens and what runs on it, {free_bytes} are to be had"
     )]
     GpuTooSmall {
         /// Bytes of all weights.
@@ -61,6 +61,10 @@ pub enum Error {
         least_bytes: u64,
         /// Bytes that weights may take.
         free_bytes: u64,
+        /// Tokens of context.
+        context: usize,
+        /// Tokens of context with which they would fit; `None` where that is not enough.
+        fitting_context: Option<usize>,
     },
     /// The backend failed.
     #[error(transparent)]

@@ -61,7 +61,7 @@ mod generate;
 pub use any::AnyDecoder;
 pub use chat::{ChatTemplate, Message, Rendering, plain_prompt};
 pub use cpu::CpuDecoder;
-pub use cuda::CudaDecoder;
+pub use cuda::{CudaDecoder, is_of_gpus};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use generate::{Answer, Event, Generator, Options, Session, Statistics, StopMatcher, StopReason};

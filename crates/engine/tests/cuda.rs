@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{CONTEXT_LEN, bits, fixtures, forward, oracle, rounded, run, worst_difference};
 use netweight_cuda_emulator::{Emulator, Options};
 use netweight_engine::decoder::{Batch, Place};
-use netweight_engine::{CudaDecoder, Decoder, Interrupt, KvType, Layout, LoadOptions, Precision, Store};
+use netweight_engine::{CudaDecoder, Decoder, Error, Interrupt, KvType, Layout, LoadOptions, Precision, Store};
 use netweight_kernels_cuda::Device;
 use safetensors::Dtype;
 
@@ -197,6 +197,27 @@ fn half_precision_weights() {
         let is_near = worst_difference(&found, &expected) < 0.15;
         assert!(is_near || has_experts(&folder.file_name().expect("a name").to_string_lossy()), "{}", folder.display());
     }
+}
+
+/// The context that is said to fit does, and the next one does not.
+#[test]
+fn the_context_that_would_fit() {
+    let bookworm = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bookworm"));
+    let in_memory = |memory_bytes, max_positions: usize| {
+        let gpu_memory = (max_positions == 0).then_some(1);
+        let options = LoadOptions { max_positions: Some(max_positions.max(64)), gpu_memory, n_slots: 32, ..options() };
+        try_load(bookworm, &options, Options { memory_bytes, ..Options::default() }).map(|_| ())
+    };
+    let memory = (9..).map(|n| n << 24).find(|&bytes| in_memory(bytes, 256).is_ok()).expect("enough");
+    let Err(Error::GpuTooSmall { fitting_context: Some(fitting), .. }) = in_memory(memory, 1024) else {
+        panic!("a context that would fit")
+    };
+    assert!((256..1024).contains(&fitting), "{fitting}");
+    in_memory(memory, fitting).expect("room");
+    let error = in_memory(memory, fitting + 64);
+    assert!(matches!(error, Err(Error::GpuTooSmall { .. })), "{error:?}");
+    let error = in_memory(memory, 0); // and one byte for the weights
+    assert!(matches!(error, Err(Error::GpuTooSmall { fitting_context: None, .. })), "{error:?}");
 }
 
 #[test]

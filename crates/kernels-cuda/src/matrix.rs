@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::launch::{self, encode};
 use crate::layout::{Layout, N_SLICES, STEP_COLS, Shape, TILE_ROWS};
 
-/// Source bytes that are uploaded at once.
-const CHUNK_BYTES: usize = 32 << 20;
+/// Source bytes that are uploaded at once, and as many of the GPU's memory that a [`Loader`] takes.
+pub const CHUNK_BYTES: usize = 32 << 20;
 
 /// A weight matrix (rows, cols) on a GPU, with its bias.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use netweight_synth::Kind as SynthKind;
 
 use crate::args::{KindArg, LevelArg, ShapesArg, parse_bytes};
 use crate::failure::{Failure, Kind};
-use crate::models::{LayoutArg, parse_device};
+use crate::models::{LayoutArg, parse_device, preset_device};
 use crate::signals;
 use crate::ui::Ui;
 use crate::verbs::Outcome;
@@ -125,7 +125,7 @@ pub struct EngineArgs {
 #[command(next_help_heading = "Options of GPUs")]
 pub struct GpuArgs {
     /// What computes: auto, cpu, cuda or cuda:N; auto is the first NVIDIA GPU where there is one, else the CPU
-    /// [default: auto].
+    /// [default: NETWEIGHT_DEVICE, or auto].
     #[arg(long, value_name = "DEVICE", value_parser = parse_device, requires = "runs")]
     pub device: Option<DeviceChoice>,
     /// Memory of the GPU that weights may take; the rest streams in from the host [default: all that is free].
@@ -160,7 +160,7 @@ fn parse_matrix(text: &str) -> Result<(u32, u32), String> {
 /// # Errors
 /// Those of [`measure`] and [`run_model`].
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
-    let device = args.gpu.device.unwrap_or_default();
+    let device = args.gpu.device.map_or_else(preset_device, Ok)?;
     if args.gpu.kernels {
         return run_on_kernels(device, args, ui);
     }
@@ -206,6 +206,10 @@ fn run_on(model: &Path, args: &Args, ui: &Ui) -> Outcome {
 fn run_on_gpu(device: DeviceChoice, model: GpuModel, args: &Args, ui: &Ui) -> Outcome {
     needs_gpu(device)?;
     let (defaults, engine) = (GpuModelOptions::new(model), &args.engine);
+    if let Some(layout) = engine.layouts.iter().find(|layout| !netweight_engine::is_of_gpus(layout.0)) {
+        let message = format!("a GPU has no layout {}", layout.0.name());
+        return Err(Failure::new(Kind::Usage, message, "leave --layout out for all of a GPU's, or pass --device cpu"));
+    }
     let batches: Vec<usize> = engine.batches.iter().copied().map(usize::from).collect();
     let options = GpuModelOptions {
         layouts: engine.layouts.iter().map(|layout| layout.0).collect(),

@@ -12,6 +12,10 @@ use super::source::shape_of;
 /// Tokens of a batch from which on the vendor's GEMM may take over. With fewer, one kernel computes every batch, so that
 /// its bits do not depend on how many tokens run together.
 pub const LEAST_GEMM_FROM: usize = 65;
+/// Numbers of tokens for which layouts are compared: one, and the most that each of the kernels takes.
+pub const BUCKETS: [usize; 5] = [1, 8, 16, 32, 64];
+/// Times that differ by less are equal: medians of a few rounds are not more exact.
+const NOISE: f64 = 1.02;
 
 /// Matrices that one launch multiplies with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +28,8 @@ pub struct Group {
     pub is_multiplied: bool,
 }
 
-/// Seconds of one shape with one token, in each layout that was measured.
-pub type Seconds = Vec<(Layout, f64)>;
+/// Seconds of one shape in each layout that was measured, for each of [`BUCKETS`].
+pub type Seconds = Vec<(Layout, [f64; BUCKETS.len()])>;
 
 /// What was chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,12 +89,18 @@ pub fn shapes(groups: &[Group]) -> Vec<(Shape, usize)> {
     shapes
 }
 
-/// Chooses for each shape the layout that is fastest with one token, of equals the smallest: so never one that is slower
-/// than the uncompressed one, which is also what a shape without a time gets. Where the matrices then do not fit into `room`
-/// bytes, they shrink, first those that lose the least time for each byte. Where even that is not enough, all are as small
-/// as can be, and some will stream in.
-pub fn choose(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>, room: u64) -> Choice {
-    let mut kinds = kinds(groups, seconds_of);
+/// Chooses for each shape the layout that is fastest in steps of up to `step_tokens` tokens, of equals the smallest, among
+/// those that are slower than the uncompressed one with no such number of tokens. A shape without times stays uncompressed.
+/// Where the matrices then do not fit into `room` bytes, they shrink, first those that lose the least time for each byte.
+/// Where even that is not enough, all are as small as can be, and some will stream in.
+pub fn choose(
+    groups: &[Group],
+    seconds_of: impl Fn(Shape) -> Option<Seconds>,
+    step_tokens: usize,
+    room: u64,
+) -> Choice {
+    let n_buckets = BUCKETS.iter().filter(|&&n_tokens| n_tokens < step_tokens).count() + 1;
+    let mut kinds = kinds(groups, seconds_of, n_buckets.min(BUCKETS.len()));
     while kinds.iter().map(|kind| kind.bytes(kind.chosen)).sum::<u64>() > room {
         let steps = kinds.iter().enumerate().filter_map(|(idx, kind)| kind.next_smaller().map(|step| (idx, step)));
         let Some((idx, (layout, _))) = steps.min_by(|a, b| a.1.1.total_cmp(&b.1.1)) else { break };
@@ -99,8 +109,7 @@ pub fn choose(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>, r
     let mut choice = Choice::default();
     for group in groups {
         let Some(kind) = kinds.iter().find(|kind| kind.is_of(group)) else { continue };
-        let is_slower = kind.seconds(kind.chosen) > kind.seconds(Layout::Rows);
-        choice.n_slower += if is_slower { group.names.len() } else { 0 };
+        choice.n_slower += if kind.is_slower(kind.chosen) { group.names.len() } else { 0 };
         choice.layouts.extend(group.names.iter().map(|name| (name.clone(), kind.chosen)));
     }
     choice
@@ -112,10 +121,11 @@ struct Kind {
     is_multiplied: bool,
     n_groups: usize,
     measured: Seconds,
+    n_buckets: usize, // that count
     chosen: Layout,
 }
 
-fn kinds(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>) -> Vec<Kind> {
+fn kinds(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>, n_buckets: usize) -> Vec<Kind> {
     let mut kinds: Vec<Kind> = Vec::new();
     for group in groups {
         if let Some(kind) = kinds.iter_mut().find(|kind| kind.is_of(group)) {
@@ -125,11 +135,12 @@ fn kinds(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>) -> Vec
         let measured = if group.is_multiplied { seconds_of(group.shape) } else { None };
         let measured = measured.unwrap_or_default();
         let (shape, is_multiplied) = (group.shape, group.is_multiplied);
-        let mut kind = Kind { shape, is_multiplied, n_groups: 1, measured, chosen: Layout::Rows };
+        let mut kind = Kind { shape, is_multiplied, n_groups: 1, measured, n_buckets, chosen: Layout::Rows };
         let by_time_and_bytes = |a: &Layout, b: &Layout| {
             kind.seconds(*a).total_cmp(&kind.seconds(*b)).then(kind.bytes(*a).cmp(&kind.bytes(*b)))
         };
-        kind.chosen = Layout::ALL.into_iter().min_by(by_time_and_bytes).unwrap_or(Layout::Rows);
+        let never_slower = Layout::ALL.into_iter().filter(|layout| !kind.is_slower(*layout));
+        kind.chosen = never_slower.min_by(by_time_and_bytes).unwrap_or(Layout::Rows);
         kinds.push(kind);
     }
     kinds
@@ -144,16 +155,29 @@ impl Kind {
         (layout.likely_bytes(self.shape) * self.n_groups) as u64
     }
 
-    /// Seconds of a token. Who is not multiplied with takes none; who was not measured has only the uncompressed layout to
-    /// trust in.
+    /// Seconds of a step of each size that counts, together. Who is not multiplied with takes none; who was not measured has
+    /// only the uncompressed layout to trust in.
     fn seconds(&self, layout: Layout) -> f64 {
-        let known = self.measured.iter().find(|(of, _)| *of == layout);
-        match known {
+        match self.buckets(layout) {
             _ if !self.is_multiplied => 0.0,
-            Some((_, seconds)) => seconds * self.n_groups as f64,
+            Some(buckets) => buckets.iter().sum::<f64>() * self.n_groups as f64,
             None if layout == Layout::Rows => 0.0,
             None => f64::INFINITY,
         }
+    }
+
+    /// Whether some step takes longer than with the uncompressed layout.
+    fn is_slower(&self, layout: Layout) -> bool {
+        match (self.buckets(layout), self.buckets(Layout::Rows)) {
+            (Some(own), Some(rows)) => own.iter().zip(rows).any(|(own, rows)| *own > NOISE * rows),
+            _ => self.is_multiplied && layout != Layout::Rows,
+        }
+    }
+
+    /// Seconds of each number of tokens that counts.
+    fn buckets(&self, layout: Layout) -> Option<&[f64]> {
+        let known = self.measured.iter().find(|(of, _)| *of == layout);
+        known.map(|(_, seconds)| &seconds[..self.n_buckets])
     }
 
     /// The layout with fewer bytes than the chosen one that costs the least time for each byte, and what it costs.
@@ -190,9 +214,9 @@ mod tests {
     fn check(large: Option<[f64; 2]>, small: Option<[f64; 2]>, room: u64, expected: [Layout; 4], n_slower: usize) {
         let seconds_of = |shape: Shape| {
             let [rows, exact] = if shape == LARGE { large? } else { small? };
-            Some(vec![(Layout::Rows, rows), (Layout::Exact12, exact)])
+            Some(vec![(Layout::Rows, [rows; 5]), (Layout::Exact12, [exact; 5])])
         };
-        let choice = choose(&model(), seconds_of, room);
+        let choice = choose(&model(), seconds_of, 1, room);
         let found = ["table", "one", "two", "small"].map(|name| choice.layouts[name]);
         assert_eq!((found, choice.n_slower), (expected, n_slower), "{large:?} {small:?} {room}");
     }
@@ -224,11 +248,35 @@ mod tests {
         check(Some([1.0, 9.5]), None, all_raw - 1, [table, exact, exact, raw], 2);
     }
 
+    /// A layout that is slower with some number of tokens is chosen where no step has as many, and else only for want of
+    /// memory.
+    #[test]
+    fn never_slower_in_any_step() {
+        let check = |exact: [f64; 5], step_tokens: usize, room: u64, expected: (Layout, usize)| {
+            let seconds = |_| Some(vec![(Layout::Rows, [1.0, 1.0, 1.0, 2.0, 2.0]), (Layout::Exact12, exact)]);
+            let choice = choose(&model(), seconds, step_tokens, room);
+            assert_eq!((choice.layouts["small"], choice.n_slower), expected, "{exact:?} {step_tokens}");
+        };
+        let (raw, exact) = ((Layout::Rows, 0), (Layout::Exact12, 0));
+        for (step_tokens, expected) in [(1, exact), (2, exact), (8, exact), (9, raw), (16, raw), (99, raw)] {
+            check([0.7, 0.9, 1.5, 1.5, 1.5], step_tokens, u64::MAX, expected);
+        }
+        check([0.7, 0.9, 1.01, 2.0, 1.5], 64, u64::MAX, exact); // noise
+        check([0.7, 0.9, 1.0, 2.0, 2.1], 32, u64::MAX, exact);
+        check([0.7, 0.9, 1.0, 2.0, 2.1], 33, u64::MAX, raw);
+        check(
+            [0.7, 0.9, 1.0, 2.0, 2.1],
+            33,
+            0,
+            (Layout::ALL.into_iter().min_by_key(|of| of.likely_bytes(SMALL)).unwrap(), 3),
+        );
+    }
+
     /// Without room at all, everything is as small as can be.
     #[test]
     fn what_streams_is_small() {
-        let seconds = |_| Some(vec![(Layout::Rows, 1.0), (Layout::Exact12, 2.0)]);
-        let choice = choose(&model(), seconds, 0);
+        let seconds = |_| Some(vec![(Layout::Rows, [1.0; 5]), (Layout::Exact12, [2.0; 5])]);
+        let choice = choose(&model(), seconds, 1, 0);
         let smallest = |shape| Layout::ALL.into_iter().map(|layout| layout.likely_bytes(shape)).min().unwrap();
         for group in model() {
             let layout = choice.layouts[&group.names[0]];

@@ -93,10 +93,10 @@ impl CudaDecoder {
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<CudaDecoder> {
         let plan = Plan::new(origin, &spec, options)?;
-        let times = Times::new(origin, &spec, plan.precision, device, options)?;
+        let times = Times::new(origin, &spec, plan.precision, device, options, interrupt)?;
         let mut cuda = Cuda::new(device, plan.sizes, plan.shapes.iter().copied(), times.gemm_from())?;
-        let cache = PagedCache::new(device, plan.kv)?;
         let (planned, notes) = place((origin, &times), &spec, &plan, device, options)?;
+        let cache = PagedCache::new(device, plan.kv)?;
         let n_threads = if options.n_threads == 0 { n_cores() } else { options.n_threads };
         let mut source = CudaSource::new(origin, device, plan.precision, planned, n_threads, interrupt, progress)?;
         let model = Model::load(spec, plan.max_positions, &cuda, &mut source)?;
@@ -243,22 +243,35 @@ fn place(
     options: &LoadOptions,
 ) -> Result<(HashMap<String, Planned>, Vec<String>)> {
     let buffers = 24 * plan.max_tokens * widths(spec); // f32 and bf16, generously
-    let free_bytes = device.free_bytes()?;
-    let room = (free_bytes as u64).saturating_sub(MARGIN_BYTES.min(free_bytes as u64 / 16) + buffers as u64);
-    let room = room.min(options.gpu_memory.unwrap_or(u64::MAX));
-    let choice = times.choose(room, options.layout)?;
+    let (free, context) = (device.free_bytes()? as u64, (plan.kv.n_pages * plan.kv.page_bytes()) as u64);
+    let taken = MARGIN_BYTES.min(free / 16) + (buffers + kernels::CHUNK_BYTES) as u64 + context;
+    let limit = options.gpu_memory.unwrap_or(u64::MAX);
+    let room = free.saturating_sub(taken).min(limit);
+    let choice = times.choose(room, plan.kv.n_slots, options.layout)?;
     let layout_of = |tensor: &Tensor| choice.layouts.get(tensor.name()).copied().unwrap_or(FIXED_LAYOUT);
     let candidates = candidates(origin, spec, plan.precision, layout_of)?;
     let sizes: Vec<Candidate> = candidates.iter().map(|(_, candidate)| *candidate).collect();
-    let streams = choose_streamed(&sizes, room).map_err(|least_bytes| {
-        let needed_bytes = sizes.iter().map(|candidate| candidate.bytes).sum();
-        Error::GpuTooSmall { needed_bytes, least_bytes, free_bytes: room }
+    let streams = choose_streamed(&sizes, room).map_err(|least_bytes| Error::GpuTooSmall {
+        needed_bytes: sizes.iter().map(|candidate| candidate.bytes).sum(),
+        least_bytes,
+        free_bytes: room,
+        context: plan.max_positions,
+        fitting_context: fitting_context(plan, least_bytes.saturating_add(taken).saturating_sub(free))
+            .filter(|_| least_bytes <= limit),
     })?;
     let planned = candidates
         .into_iter()
         .zip(streams)
         .map(|((tensor, _), streams)| (tensor.name().to_owned(), Planned { layout: layout_of(&tensor), streams }));
     Ok((planned.collect(), choice.notes()))
+}
+
+/// Positions of each sequence for which `lacking_bytes` less are taken; `None` where not even one page is left.
+fn fitting_context(plan: &Plan, lacking_bytes: u64) -> Option<usize> {
+    let of_all_slots = (plan.kv.n_slots * plan.kv.page_bytes()) as u64;
+    let n_lacking = usize::try_from(lacking_bytes.div_ceil(of_all_slots)).ok()?;
+    let n_pages = plan.kv.max_pages().checked_sub(n_lacking)?;
+    (n_pages > 0).then_some(n_pages * PAGE_POSITIONS)
 }
 
 /// Columns of a token's activations, of all buffers.

@@ -9,10 +9,10 @@ use netweight_kernels_cuda::runtime::Properties;
 use netweight_kernels_cuda::{Device, Layout};
 use serde::{Deserialize, Serialize};
 
-use super::choose::{LEAST_GEMM_FROM, Seconds};
+use super::choose::{BUCKETS, LEAST_GEMM_FROM, Seconds};
 
 /// What such a file begins with.
-const KIND: &str = "netweight times on GPUs, 1";
+const KIND: &str = "netweight times on GPUs, 2";
 /// A file that is larger is not ours.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// GPUs, and shapes of each, that are kept: the newest.
@@ -41,8 +41,8 @@ pub struct ShapeTimes {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Seconds with one token, by the layout's name; none where the shape cannot be had in it.
-    pub seconds: BTreeMap<String, Option<f64>>,
+    /// Seconds for each of `BUCKETS`, by the layout's name; none where the shape cannot be had in it.
+    pub seconds: BTreeMap<String, Option<[f64; BUCKETS.len()]>>,
     /// The fastest layout with many tokens, as fused kernel and by way of the vendor's GEMM; none where that was not
     /// measured.
     pub many: Option<Vec<ManyTokens>>,
@@ -70,7 +70,7 @@ impl ShapeTimes {
         let mut found = Vec::with_capacity(Layout::ALL.len());
         for layout in Layout::ALL {
             match self.seconds.get(layout.name())? {
-                Some(seconds) if is_time(*seconds) => found.push((layout, *seconds)),
+                Some(seconds) if seconds.iter().copied().all(is_time) => found.push((layout, *seconds)),
                 Some(_) => return None,
                 None => (),
             }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn times(fill: f64, many: Option<Vec<ManyTokens>>) -> ShapeTimes {
-        let seconds = Layout::ALL.into_iter().map(|layout| (layout.name().to_owned(), Some(fill)));
+        let seconds = Layout::ALL.into_iter().map(|layout| (layout.name().to_owned(), Some([fill; BUCKETS.len()])));
         ShapeTimes { rows: SHAPE.rows, cols: SHAPE.cols, seconds: seconds.collect(), many }
     }
 
@@ -192,7 +192,7 @@ mod tests {
         known.write(&path);
         let again = Known::read(&path);
         assert_eq!(again, known);
-        assert_eq!(again.seconds(&device, SHAPE).unwrap(), Layout::ALL.map(|layout| (layout, 2.0)));
+        assert_eq!(again.seconds(&device, SHAPE).unwrap(), Layout::ALL.map(|layout| (layout, [2.0; BUCKETS.len()])));
         assert_eq!(again.seconds(&device, Shape { rows: 65, cols: 32 }), None);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }

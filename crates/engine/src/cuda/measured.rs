@@ -7,9 +7,11 @@ use std::time::Instant;
 
 use netweight_kernels_cuda::layout::Shape;
 use netweight_kernels_cuda::measure::{Effort, Linears, Setup, Way};
-use netweight_kernels_cuda::{Device, Layout, Loader, Result};
+use netweight_kernels_cuda::{Device, Error as GpuError, Layout, Loader};
 
+use super::choose::BUCKETS;
 use super::known::{Known, ManyTokens, ShapeTimes};
+use crate::{Error, Interrupt, Result};
 
 /// Numbers of tokens with which the vendor's GEMM is tried.
 const MANY: [usize; 4] = [64, 128, 256, 512];
@@ -36,21 +38,35 @@ impl Default for Budget {
 
 /// Times of all shapes, as far as the budget goes: those that this process or the file at `path` knows, and others newly
 /// measured, which both then know. The first shape is also measured with many tokens.
-pub fn times(device: &Device, shapes: &[Shape], path: Option<&Path>, budget: Budget) -> Known {
+///
+/// # Errors
+/// `Interrupted`; `Device` where the GPU fails.
+pub fn times(
+    device: &Device,
+    shapes: &[Shape],
+    path: Option<&Path>,
+    budget: Budget,
+    interrupt: &Interrupt,
+) -> Result<Known> {
     let mut measured = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut known = measured.take().unwrap_or_else(|| path.map_or_else(Known::nothing, Known::read));
-    if measure(device, shapes, &mut known, budget)
-        && let Some(path) = path
-    {
+    let done = measure(device, shapes, &mut known, budget, interrupt);
+    if let (true, Some(path)) = (!matches!(done, Ok(false)), path) {
         known.write(path);
     }
     *measured = Some(known.clone());
-    known
+    done.map(|_| known)
 }
 
-/// Measures what is not known yet; whether there was anything. What fails, for example for want of memory, stays unknown:
-/// it will be said by who needs it.
-fn measure(device: &Device, shapes: &[Shape], known: &mut Known, budget: Budget) -> bool {
+/// Measures what is not known yet; whether there was anything. A shape that cannot be had, for example for want of memory,
+/// stays unknown: it will be said by who needs it.
+fn measure(
+    device: &Device,
+    shapes: &[Shape],
+    known: &mut Known,
+    budget: Budget,
+    interrupt: &Interrupt,
+) -> Result<bool> {
     let begin = Instant::now();
     let mut loader = None;
     let mut is_new = false;
@@ -63,11 +79,14 @@ fn measure(device: &Device, shapes: &[Shape], known: &mut Known, budget: Budget)
         if begin.elapsed().as_secs_f64() > budget.seconds {
             break;
         }
-        let Ok(times) = time_shape(device, &mut loader, shape, with_many, budget) else { continue };
-        known.note(device, times);
+        match time_shape(device, &mut loader, shape, with_many, budget, interrupt) {
+            Ok(times) => known.note(device, times),
+            Err(error @ (Error::Interrupted | Error::Device(GpuError::Driver { .. }))) => return Err(error),
+            Err(_) => continue,
+        }
         is_new = true;
     }
-    is_new
+    Ok(is_new)
 }
 
 fn time_shape(
@@ -76,24 +95,34 @@ fn time_shape(
     shape: Shape,
     with_many: bool,
     budget: Budget,
+    interrupt: &Interrupt,
 ) -> Result<ShapeTimes> {
     let begin = Instant::now();
     let loader = match loader {
         Some(loader) => loader,
         None => loader.insert(Loader::new(device)?),
     };
-    let max_tokens = if with_many { MANY[MANY.len() - 1] } else { 1 };
+    let max_tokens = if with_many { MANY[MANY.len() - 1] } else { BUCKETS[BUCKETS.len() - 1] };
     let linears = Linears::new(device, loader, shape, Setup { max_tokens, max_copies: budget.max_copies, seed: 1 })?;
-    let effort = Effort { rounds: budget.rounds, seconds: budget.seconds / 8.0 };
-    let timings = linears.time(1, &Layout::ALL.map(Way::Fused), effort)?;
-    let seconds = Layout::ALL.iter().zip(timings).map(|(layout, timing)| (*layout, timing.map(|t| t.seconds)));
-    let seconds: Vec<(Layout, Option<f64>)> = seconds.collect();
-    let by_seconds = |a: &&(Layout, Option<f64>), b: &&(Layout, Option<f64>)| {
-        a.1.unwrap_or(f64::INFINITY).total_cmp(&b.1.unwrap_or(f64::INFINITY))
+    let effort = Effort { rounds: budget.rounds, seconds: budget.seconds / 32.0 };
+    let mut buckets = Vec::with_capacity(BUCKETS.len());
+    for n_tokens in BUCKETS {
+        interrupt.check()?;
+        buckets.push(linears.time(n_tokens, &Layout::ALL.map(Way::Fused), effort)?);
+    }
+    let seconds_of = |idx: usize| {
+        let mut seconds = [0.0; BUCKETS.len()];
+        for (seconds, timings) in seconds.iter_mut().zip(&buckets) {
+            *seconds = timings[idx]?.seconds;
+        }
+        Some(seconds)
     };
-    let fastest = seconds.iter().min_by(by_seconds).map_or(Layout::Rows, |(layout, _)| *layout);
+    let seconds: Vec<_> = Layout::ALL.into_iter().enumerate().map(|(idx, layout)| (layout, seconds_of(idx))).collect();
+    let with_one = |(_, seconds): &&(Layout, Option<[f64; BUCKETS.len()]>)| seconds.map_or(f64::INFINITY, |of| of[0]);
+    let fastest = seconds.iter().min_by(|a, b| with_one(a).total_cmp(&with_one(b))).map_or(Layout::Rows, |of| of.0);
     let mut many = Vec::new();
     for n_tokens in MANY.into_iter().filter(|_| with_many) {
+        interrupt.check()?;
         if begin.elapsed().as_secs_f64() > budget.seconds {
             break;
         }
@@ -119,6 +148,10 @@ mod tests {
 
     const BUDGET: Budget = Budget { seconds: 1.0, max_copies: 1, rounds: 1 };
 
+    fn measure(device: &Device, shapes: &[Shape], known: &mut Known, budget: Budget) -> bool {
+        super::measure(device, shapes, known, budget, &Interrupt::new()).expect("a GPU that works")
+    }
+
     fn emulator() -> (Arc<Emulator>, Device) {
         let emulator = Arc::new(Emulator::new(Options { memory_bytes: 1 << 28, ..Options::default() }));
         (emulator.clone(), Device::new(emulator))
@@ -134,7 +167,7 @@ mod tests {
         let n_launches = emulator.n_launches();
         assert!(!measure(&device, &shapes[..1], &mut known, BUDGET) && emulator.n_launches() == n_launches);
         let seconds = known.seconds(&device, shapes[0]).expect("times");
-        assert!(seconds.len() > 1 && seconds.iter().all(|(_, seconds)| *seconds > 0.0));
+        assert!(seconds.len() > 1 && seconds.iter().all(|(_, of)| of.iter().all(|of| *of > 0.0)));
         assert!(known.gemm_from(&device, shapes[0]).is_some_and(|from| from >= 65));
         assert_eq!(known.seconds(&device, shapes[1]), None);
         // The second as the first of another model: also with many tokens.
@@ -153,6 +186,15 @@ mod tests {
         assert_eq!(known, Known::nothing());
     }
 
+    #[test]
+    fn who_is_interrupted_measures_nothing_more() {
+        let (_, device) = emulator();
+        let (mut known, interrupt) = (Known::nothing(), Interrupt::new());
+        interrupt.set();
+        let done = super::measure(&device, &[Shape { rows: 64, cols: 256 }], &mut known, BUDGET, &interrupt);
+        assert!(matches!(done, Err(Error::Interrupted)) && known == Known::nothing());
+    }
+
     /// What this process knows needs no file; a file is written where it can be.
     #[test]
     fn files_are_written() {
@@ -160,12 +202,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("times.json");
         let shapes = [Shape { rows: 48, cols: 192 }];
-        let known = times(&device, &shapes, Some(&path), BUDGET);
+        let known = times(&device, &shapes, Some(&path), BUDGET, &Interrupt::new()).expect("times");
         assert!(
             known.seconds(&device, shapes[0]).is_some() && Known::read(&path).seconds(&device, shapes[0]).is_some()
         );
         let n_launches = emulator.n_launches();
-        let again = times(&device, &shapes, None, BUDGET);
+        let again = times(&device, &shapes, None, BUDGET, &Interrupt::new()).expect("times");
         assert_eq!((again, emulator.n_launches()), (known, n_launches));
     }
 }

@@ -14,3 +14,4 @@ mod source;
 mod times;
 
 pub use decoder::CudaDecoder;
+pub use times::is_of_gpus;

@@ -11,7 +11,7 @@ use super::known::{Known, default_path};
 use super::measured::{Budget, times};
 use super::source::{Origin, kind_of};
 use crate::options::LoadOptions;
-use crate::{Error, Precision, Result};
+use crate::{Error, Interrupt, Precision, Result};
 
 /// The layout where nothing was measured.
 pub const FIXED_LAYOUT: kernels::Layout = kernels::Layout::Exact12;
@@ -29,13 +29,14 @@ impl Times {
     /// asked for: whether the vendor's library multiplies must not depend on the layout, for its sums have other bits.
     ///
     /// # Errors
-    /// `File` where a matrix cannot be run.
+    /// `File` where a matrix cannot be run, `Interrupted`, `Device`.
     pub fn new(
         origin: Origin<'_>,
         spec: &Spec,
         precision: Precision,
         device: &Device,
         options: &LoadOptions,
+        interrupt: &Interrupt,
     ) -> Result<Times> {
         let groups = groups(spec);
         let shapes: Vec<Shape> = shapes(&groups).into_iter().map(|(shape, _)| shape).collect();
@@ -45,7 +46,7 @@ impl Times {
         }
         let is_off = std::env::var_os("NETWEIGHT_CUDA_CHOICE").is_some_and(|value| value == "off");
         let known = if options.measures && is_bf16 && !is_off {
-            let known = times(device, &shapes, default_path().as_deref(), Budget::default());
+            let known = times(device, &shapes, default_path().as_deref(), Budget::default(), interrupt)?;
             Some(known).filter(|known| shapes.iter().any(|&shape| known.seconds(device, shape).is_some()))
         } else {
             None
@@ -59,11 +60,11 @@ impl Times {
         largest.and_then(|(known, &shape)| known.gemm_from(&self.device, shape)).unwrap_or(LEAST_GEMM_FROM)
     }
 
-    /// The layout of each matrix, in `room` bytes: the wanted one, or the fastest.
+    /// The layout of each matrix, in `room` bytes: the wanted one, or the fastest in steps of up to `step_tokens` tokens.
     ///
     /// # Errors
     /// `InvalidArgument` where GPUs do not have the wanted one.
-    pub fn choose(&self, room: u64, wanted: Option<Layout>) -> Result<Choice> {
+    pub fn choose(&self, room: u64, step_tokens: usize, wanted: Option<Layout>) -> Result<Choice> {
         let for_all = |layout: kernels::Layout| {
             let names = self.groups.iter().flat_map(|group| &group.names);
             Choice { layouts: names.map(|name| (name.clone(), layout)).collect(), n_slower: 0 }
@@ -71,9 +72,16 @@ impl Times {
         match (wanted, &self.known) {
             (Some(wanted), _) => of_gpus(wanted).map(for_all),
             (None, None) => Ok(for_all(FIXED_LAYOUT)),
-            (None, Some(known)) => Ok(choose(&self.groups, |shape| known.seconds(&self.device, shape), room)),
+            (None, Some(known)) => {
+                Ok(choose(&self.groups, |shape| known.seconds(&self.device, shape), step_tokens, room))
+            }
         }
     }
+}
+
+/// Whether GPUs have a layout of that name.
+pub fn is_of_gpus(layout: Layout) -> bool {
+    of_gpus(layout).is_ok()
 }
 
 /// A layout of that name on GPUs.
