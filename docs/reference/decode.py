@@ -337,10 +337,10 @@ def read_folder_table(data):
     for entry in files:
         path = field(entry, "path", str, "files")
         check(is_plain_path(path), "%r is no plain relative path", path)
-        check(field(entry, "kind", str, path) in ("shard", "index", "side"), "%r: kind", path)
+        check(field(entry, "kind", str, path) in ("shard", "index", "config", "side"), "%r: kind", path)
         count_of(entry, "bytes", path)
         sha256_of(entry, "sha256", path)
-        if entry["kind"] == "index":
+        if entry["kind"] in ("index", "config"):
             sha256_of(entry, "archived_sha256", path)
             field(entry, "original", str, path)
     paths = [entry["path"].encode("utf-8", "surrogatepass") for entry in files]
@@ -357,7 +357,7 @@ def restored_file(folder, entry):
     else:
         with open(path, "rb") as file:
             original = file.read()
-    if entry["kind"] == "index":
+    if entry["kind"] in ("index", "config"):
         check(hashlib.sha256(original).hexdigest() == entry["archived_sha256"], "archived_sha256 is wrong")
         try:
             packed = base64.b64decode(entry["original"], validate=True)

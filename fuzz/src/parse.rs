@@ -130,10 +130,14 @@ pub(crate) fn folder_manifest_seeds() -> Vec<Vec<u8>> {
         kind,
         bytes: text.len() as u64,
         sha256: Digest::of(&[text]),
-        index: (kind == FileKind::Index).then(|| (Digest::of(&[b"y"]), text.to_vec())),
+        rewritten: matches!(kind, FileKind::Index | FileKind::Config).then(|| (Digest::of(&[b"y"]), text.to_vec())),
     };
-    let files =
-        vec![file("a/b.json", FileKind::Side), file("c", FileKind::Index), file("d.safetensors", FileKind::Shard)];
+    let files = vec![
+        file("a/b.json", FileKind::Side),
+        file("b", FileKind::Config),
+        file("c", FileKind::Index),
+        file("d.safetensors", FileKind::Shard),
+    ];
     let whole = FolderManifest { writer: "w".to_owned(), files }.encode().expect("a good folder manifest");
     let body = forge::before_digest(&whole).to_vec();
     vec![whole, body]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
-use crate::folder::MAX_INDEX_BYTES;
+use crate::folder::MAX_REWRITTEN_BYTES;
 use crate::input::modified_ns;
 use crate::{Context, Error, FOLDER_MANIFEST_NAME, Result};
 
@@ -22,6 +22,8 @@ pub enum FileKind {
     Shard,
     /// A `.safetensors.index.json` file: which tensor is in which shard.
     Index,
+    /// The `config.json` of a folder, to which an archive adds what its weights are.
+    Config,
     /// Any other file.
     Side,
 }
@@ -129,7 +131,7 @@ impl Checkpoint {
     }
 
     fn check_index(&self, index: &SourceFile) -> Result<()> {
-        if index.bytes > MAX_INDEX_BYTES {
+        if index.bytes > MAX_REWRITTEN_BYTES {
             return Err(Error::invalid("an index of more than 100 MB").in_file(&index.path)); // No reader would take it.
         }
         let folder = index.relative.rfind('/').map_or("", |slash| &index.relative[..=slash]);

@@ -13,8 +13,8 @@ use crate::{Digest, Error, FileKind, Result};
 /// Name of the folder manifest.
 pub const FOLDER_MANIFEST_NAME: &str = "netweight.json";
 
-/// An index whose original is longer is refused.
-pub(crate) const MAX_INDEX_BYTES: u64 = 100_000_000;
+/// A file that an archive rewrites is refused where its original is longer.
+pub(crate) const MAX_REWRITTEN_BYTES: u64 = 100_000_000;
 
 /// One file of the original folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct FolderFile {
     pub bytes: u64,
     /// SHA-256 of the original.
     pub sha256: Digest,
-    /// For an index: SHA-256 of the rewritten file, and the original's bytes.
-    pub index: Option<(Digest, Vec<u8>)>,
+    /// For an index or a config: SHA-256 of the rewritten file, and the original's bytes.
+    pub rewritten: Option<(Digest, Vec<u8>)>,
 }
 
 /// The manifest of an archive folder.
@@ -114,30 +114,32 @@ impl From<&FolderFile> for JsonFile {
             kind: file.kind,
             bytes: file.bytes,
             sha256: file.sha256,
-            archived_sha256: file.index.as_ref().map(|(archived, _)| *archived),
-            original: file.index.as_ref().map(|(_, original)| STANDARD.encode(deflate(original))),
+            archived_sha256: file.rewritten.as_ref().map(|(archived, _)| *archived),
+            original: file.rewritten.as_ref().map(|(_, original)| STANDARD.encode(deflate(original))),
         }
     }
 }
 
 impl JsonFile {
     fn checked(self) -> Result<FolderFile> {
-        let index = match (self.kind, self.archived_sha256, self.original) {
-            (FileKind::Index, Some(archived), Some(original)) => {
-                if self.bytes > MAX_INDEX_BYTES {
-                    return Err(Error::corrupt("an index of more than 100 MB"));
+        let rewritten = match (self.kind, self.archived_sha256, self.original) {
+            (FileKind::Index | FileKind::Config, Some(archived), Some(original)) => {
+                if self.bytes > MAX_REWRITTEN_BYTES {
+                    return Err(Error::corrupt("a rewritten file of more than 100 MB"));
                 }
-                let zlib = STANDARD.decode(original).map_err(|_| Error::corrupt("an index that is not base64"))?;
+                let zlib = STANDARD.decode(original).map_err(|_| Error::corrupt("an original that is not base64"))?;
                 let original = inflate(&zlib, self.bytes)?;
                 if Digest::of(&[&original]) != self.sha256 {
-                    return Err(Error::corrupt("an index that does not match its SHA-256"));
+                    return Err(Error::corrupt("an original that does not match its SHA-256"));
                 }
                 Some((archived, original))
             }
-            (FileKind::Index, ..) => return Err(Error::corrupt("an index without its original")),
+            (FileKind::Index | FileKind::Config, ..) => {
+                return Err(Error::corrupt("a rewritten file without its original"));
+            }
             _ => None,
         };
-        Ok(FolderFile { path: self.path, kind: self.kind, bytes: self.bytes, sha256: self.sha256, index })
+        Ok(FolderFile { path: self.path, kind: self.kind, bytes: self.bytes, sha256: self.sha256, rewritten })
     }
 }
 

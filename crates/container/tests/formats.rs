@@ -140,10 +140,10 @@ fn folder_manifests() {
         kind: FileKind::Side,
         bytes: 1,
         sha256: Digest::of(&[b"x"]),
-        index: None,
+        rewritten: None,
     };
     let mut index = file("b.safetensors.index.json");
-    (index.kind, index.index) = (FileKind::Index, Some((Digest::of(&[b"y"]), b"x".to_vec())));
+    (index.kind, index.rewritten) = (FileKind::Index, Some((Digest::of(&[b"y"]), b"x".to_vec())));
     let check = |files: Vec<FolderFile>, holds: bool| {
         let manifest = FolderManifest { writer: "test \"digest\"".to_owned(), files };
         let Ok(bytes) = manifest.encode() else { return assert!(!holds, "{manifest:?}") };

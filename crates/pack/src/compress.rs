@@ -19,7 +19,10 @@ use crate::shard_file::is_archive;
 use crate::ties::{SourceShard, Ties};
 use crate::verify::is_archive_of;
 use crate::workers::Workers;
-use crate::{FileReport, Progress, Report, WRITER, index, places, resident, side};
+use crate::{FileReport, Progress, Report, WRITER, config, index, places, resident, side};
+
+/// The file of a folder that says what model it is.
+const CONFIG_NAME: &str = "config.json";
 
 /// How [`compress`] works.
 #[derive(Clone, Debug)]
@@ -162,10 +165,10 @@ impl Run<'_> {
             };
             payload_bytes.insert(relative.to_owned(), n_bytes);
         }
-        let mut indexes = BTreeMap::new();
+        let mut rewritten = BTreeMap::new();
         for file in checkpoint.files.iter().filter(|file| file.kind != FileKind::Shard) {
             let archived = self.other_file(file, &staging, &payload_bytes)?;
-            indexes.extend(archived.map(|archived| (file.relative.clone(), archived)));
+            rewritten.extend(archived.map(|archived| (file.relative.clone(), archived)));
         }
         self.report.files.sort_by(|a, b| a.path.cmp(&b.path));
         let listed = |file: &FileReport| FolderFile {
@@ -173,7 +176,7 @@ impl Run<'_> {
             kind: file.kind,
             bytes: file.original_bytes,
             sha256: file.sha256,
-            index: indexes.remove(&file.path),
+            rewritten: rewritten.remove(&file.path),
         };
         let files = self.report.files.iter().map(listed).collect();
         let manifest = FolderManifest { writer: WRITER.to_owned(), files }.encode()?;
@@ -255,7 +258,7 @@ impl Run<'_> {
         self.report.push(FileReport { path, kind, original_bytes, archive_bytes, sha256, mode, is_resumed });
     }
 
-    /// Copies a side file, or rewrites an index and gives what the folder manifest keeps of it.
+    /// Copies a side file, or rewrites an index or a config and gives what the folder manifest keeps of it.
     fn other_file(
         &mut self,
         file: &SourceFile,
@@ -264,18 +267,27 @@ impl Run<'_> {
     ) -> Result<Option<(Digest, Vec<u8>)>> {
         let input = InputFile::open(&file.path)?;
         let out = staging.create(&file.relative)?;
-        let (sha256, archive_bytes, kept) = if file.kind == FileKind::Index {
+        let (mut kind, mut rewritten) = (file.kind, None);
+        if kind == FileKind::Index || file.relative == CONFIG_NAME {
             let original = input.read_vec(0, input.len_bytes())?;
-            let archived = index::rewrite(&original, &file.relative, payload_bytes).in_file(&file.path)?;
-            out.write_all_at(0, &archived)?;
-            out.commit()?;
-            self.progress.advance(file.bytes);
-            (Digest::of(&[&original]), archived.len() as u64, Some((Digest::of(&[&archived]), original)))
-        } else {
-            (side::copy(&input, out, None, self.progress)?, file.bytes, None)
+            let archived = match kind {
+                FileKind::Index => Some(index::rewrite(&original, &file.relative, payload_bytes).in_file(&file.path)?),
+                _ => config::declare(&original),
+            };
+            rewritten = archived.map(|archived| (original, archived));
+        }
+        let (sha256, archive_bytes, kept) = match rewritten {
+            Some((original, archived)) => {
+                out.write_all_at(0, &archived)?;
+                out.commit()?;
+                self.progress.advance(file.bytes);
+                kind = if kind == FileKind::Side { FileKind::Config } else { kind };
+                (Digest::of(&[&original]), archived.len() as u64, Some((Digest::of(&[&archived]), original)))
+            }
+            None => (side::copy(&input, out, None, self.progress)?, file.bytes, None),
         };
         input.check_unchanged()?;
-        let (path, kind, original_bytes) = (file.relative.clone(), file.kind, input.len_bytes());
+        let (path, original_bytes) = (file.relative.clone(), input.len_bytes());
         self.report.push(FileReport {
             path,
             kind,

@@ -27,6 +27,7 @@ mod batch;
 mod chunk;
 mod coding;
 mod compress;
+mod config;
 mod decode;
 mod encode;
 mod estimate;

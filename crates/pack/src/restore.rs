@@ -158,7 +158,7 @@ impl Run<'_> {
         let input = InputFile::open(&path)?;
         side::check_bytes(file, &input)?;
         let out = staging.create(&file.path)?;
-        if let Some((_, original)) = &file.index {
+        if let Some((_, original)) = &file.rewritten {
             out.write_all_at(0, original)?; // Its SHA-256 was checked when netweight.json was read.
             out.commit()?;
             self.progress.advance(file.bytes);

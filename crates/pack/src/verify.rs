@@ -162,13 +162,13 @@ impl Run<'_> {
     fn other_file(&self, path: &Path, original: Option<&Path>, file: &FolderFile) -> Result<u64> {
         let input = InputFile::open(path)?;
         side::check_bytes(file, &input)?;
-        let expected = file.index.as_ref().map_or(file.sha256, |(archived, _)| *archived);
+        let expected = file.rewritten.as_ref().map_or(file.sha256, |(archived, _)| *archived);
         if side::sha256(&input, self.progress)? != expected {
             return Err(Error::corrupt("was changed since it was archived (SHA-256)").in_file(path));
         }
         if let Some(original) = original.map(InputFile::open).transpose()? {
             let mut buffer = Vec::new();
-            match &file.index {
+            match &file.rewritten {
                 Some((_, bytes)) => compare(&original, 0, bytes, &mut buffer)?,
                 None => side::for_each_part(&input, |offset, bytes| compare(&original, offset, bytes, &mut buffer))?,
             }

@@ -156,7 +156,7 @@ fn forge(archive: &Path, paths: &[&str]) {
         kind: FileKind::Side,
         bytes: 4,
         sha256: Digest::of(&[b"evil"]),
-        index: None,
+        rewritten: None,
     };
     let manifest = FolderManifest { writer: "forger".to_owned(), files: names.iter().map(file).collect() };
     let mut text = String::from_utf8(manifest.encode().unwrap()).unwrap();
@@ -215,7 +215,7 @@ fn wrong_sizes_of_side_files_are_noticed() {
             kind: FileKind::Side,
             bytes,
             sha256: Digest::of(&[content]),
-            index: None,
+            rewritten: None,
         };
         let manifest =
             FolderManifest { writer: "forger".to_owned(), files: vec![file("a.txt", b"a"), file("b.txt", b"b")] };

@@ -155,6 +155,9 @@ fn folder_with_ties_side_files_and_index() {
     let index: serde_json::Value =
         serde_json::from_slice(&std::fs::read(archive.join("model.safetensors.index.json")).unwrap()).unwrap();
     assert_eq!(index["weight_map"]["head"], "m-2.safetensors");
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(archive.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["quantization_config"]["quant_method"], "netweight");
     assert_ne!(index["metadata"]["total_size"], 123);
 
     let opened = Archive::open(&archive).unwrap();
