@@ -84,7 +84,7 @@ impl Emulator {
                 state.copies.push_back(operation);
                 Ok(())
             }
-            Stream::Copy => self.run(&mut state, &operation),
+            Stream::Copy | Stream::Foreign(_) => self.run(&mut state, &operation),
             Stream::Compute => match &mut state.capture {
                 Some(captured) => {
                     captured.push(operation);

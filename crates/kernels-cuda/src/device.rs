@@ -121,6 +121,14 @@ impl Device {
         self.runtime.synchronize(Stream::Compute)
     }
 
+    /// Waits for a stream of somebody else's.
+    ///
+    /// # Errors
+    /// The driver's, also of what was issued before.
+    pub fn synchronize_foreign(&self, stream: u64) -> Result<()> {
+        self.runtime.synchronize(Stream::Foreign(stream))
+    }
+
     /// Seconds that the GPU takes for what `work` issues, by its own clock.
     ///
     /// # Errors
@@ -261,6 +269,11 @@ impl<T: Pod> Memory<T> {
     /// The device it is on.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Where it begins on the GPU.
+    pub fn address(&self) -> u64 {
+        self.address
     }
 
     /// Address of value `start`, which and the `len - 1` after it there must be.

@@ -42,6 +42,6 @@ pub use device::{Device, Graph, Memory, Pinned};
 pub use error::{Error, Result};
 pub use kv_cache::{KvType, MAX_HEAD_DIM, PAGE_POSITIONS, PagedCache, PagedShape};
 pub use layout::Layout;
-pub use matrix::{CHUNK_BYTES, HostMatrix, Loader, Matrix, View};
+pub use matrix::{CHUNK_BYTES, HostMatrix, Loader, Matrix, Packed, View};
 pub use slots::Slots;
 pub use wide::{WideKind, WideMatrix};

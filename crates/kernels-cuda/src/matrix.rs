@@ -66,6 +66,33 @@ impl Matrix {
         Ok((self.weights.to_vec()?, self.escapes.to_vec()?, self.escape_starts.to_vec()?, self.palettes.to_vec()?))
     }
 
+    /// What [`Matrix::pack`] gives.
+    pub fn packed(&self) -> Packed {
+        let n_escape_starts = self.escape_starts.len();
+        let n_words = self.weights.len() + 2 * self.palettes.len() + n_escape_starts + self.escapes.len();
+        Packed { layout: self.layout, shape: self.shape, n_escape_starts, n_words }
+    }
+
+    /// Copies the words, bias apart, to the host in one piece.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// Where `words` are not as many as [`Packed::n_words`] of [`Matrix::packed`].
+    pub fn pack(&self, words: &mut [u32]) -> Result<Packed> {
+        let packed = self.packed();
+        assert_eq!(words.len(), packed.n_words);
+        let (weights, rest) = words.split_at_mut(self.weights.len());
+        let (palettes, rest) = rest.split_at_mut(2 * self.palettes.len());
+        let (escape_starts, escapes) = rest.split_at_mut(self.escape_starts.len());
+        self.weights.read(0, weights)?;
+        self.palettes.read(0, bytemuck::cast_slice_mut(palettes))?;
+        self.escape_starts.read(0, escape_starts)?;
+        self.escapes.read(0, escapes)?;
+        Ok(packed)
+    }
+
     /// The matrix where it lies.
     pub fn view(&self) -> View<'_> {
         View {
@@ -148,13 +175,53 @@ impl MatrixArgs {
     }
 }
 
-/// A matrix in pinned memory of the host, in one piece, which is copied to the GPU each time it is used.
-pub struct HostMatrix {
+/// What a matrix in one piece is: words of weights, palettes, where escapes start, escapes. The words may lie anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
     layout: Layout,
     shape: Shape,
-    words: Pinned<u32>, // weights, palettes, escape_starts, escapes
-    n_weights: usize,
     n_escape_starts: usize,
+    n_words: usize,
+}
+
+impl Packed {
+    /// The layout.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Words of four bytes.
+    pub fn n_words(&self) -> usize {
+        self.n_words
+    }
+
+    /// The matrix where its words begin at `words`, and its bias at `bias`, unless that is 0.
+    pub(crate) fn view<'a>(&self, words: u64, bias: u64) -> View<'a> {
+        let palettes = self.layout.n_words(self.shape);
+        let escape_starts = palettes + 2 * self.shape.n_tiles() * self.layout.n_palettes();
+        let at = |word: usize| words + 4 * word as u64;
+        View {
+            layout: self.layout,
+            shape: self.shape,
+            weights: words,
+            escapes: at(escape_starts + self.n_escape_starts),
+            escape_starts: at(escape_starts),
+            palettes: at(palettes),
+            bias,
+            of: PhantomData,
+        }
+    }
+}
+
+/// A matrix in pinned memory of the host, in one piece, which is copied to the GPU each time it is used.
+pub struct HostMatrix {
+    packed: Packed,
+    words: Pinned<u32>,
     bias: Option<Memory<f32>>, // (rows): small, so it stays on the GPU
 }
 
@@ -164,31 +231,14 @@ impl HostMatrix {
     /// # Errors
     /// `OutOfMemory`, the driver's.
     pub fn take(matrix: Matrix) -> Result<HostMatrix> {
-        let parts = [
-            matrix.weights.to_vec()?,
-            bytemuck::cast_slice(&matrix.palettes.to_vec()?).to_vec(),
-            matrix.escape_starts.to_vec()?,
-            matrix.escapes.to_vec()?,
-        ];
-        let mut words = matrix.weights.device().pinned(parts.iter().map(Vec::len).sum())?;
-        let mut rest = words.as_mut_slice();
-        for part in &parts {
-            rest.split_off_mut(..part.len()).expect("room for all").copy_from_slice(part);
-        }
-        let (n_weights, n_escape_starts) = (parts[0].len(), parts[2].len());
-        Ok(HostMatrix {
-            layout: matrix.layout,
-            shape: matrix.shape,
-            words,
-            n_weights,
-            n_escape_starts,
-            bias: matrix.bias,
-        })
+        let mut words = matrix.weights.device().pinned(matrix.packed().n_words)?;
+        let packed = matrix.pack(words.as_mut_slice())?;
+        Ok(HostMatrix { packed, words, bias: matrix.bias })
     }
 
     /// Words that a slot needs.
     pub fn len(&self) -> usize {
-        self.words.as_slice().len()
+        self.packed.n_words
     }
 
     /// Whether there are none; no matrix is empty.
@@ -206,19 +256,8 @@ impl HostMatrix {
     /// # Panics
     /// Where the slot is smaller.
     pub(crate) fn view<'a>(&'a self, slot: &'a Memory<u32>) -> View<'a> {
-        let palettes = self.n_weights;
-        let escape_starts = palettes + 2 * self.shape.n_tiles() * self.layout.n_palettes();
-        let escapes = escape_starts + self.n_escape_starts;
-        View {
-            layout: self.layout,
-            shape: self.shape,
-            weights: slot.at(0, self.len()),
-            escapes: slot.at(escapes, 0),
-            escape_starts: slot.at(escape_starts, 0),
-            palettes: slot.at(palettes, 0),
-            bias: self.bias.as_ref().map_or(0, |bias| bias.at(0, self.shape.rows)),
-            of: PhantomData,
-        }
+        let bias = self.bias.as_ref().map_or(0, |bias| bias.at(0, self.packed.shape.rows));
+        self.packed.view(slot.at(0, self.len()), bias)
     }
 }
 

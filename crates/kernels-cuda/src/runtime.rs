@@ -10,6 +10,8 @@ pub enum Stream {
     Compute,
     /// Copies beside the kernels.
     Copy,
+    /// Somebody else's, by the driver's handle: that of PyTorch, for one.
+    Foreign(u64),
 }
 
 /// A point in a stream, by number.

@@ -23,6 +23,7 @@ impl Driver {
         match stream {
             Stream::Compute => self.streams[0],
             Stream::Copy => self.streams[1],
+            Stream::Foreign(handle) => handle as CUstream,
         }
     }
 
