@@ -11,14 +11,6 @@ struct RmsNormArgs {
     u32 padding;
 };
 
-struct AddRmsNormArgs {
-    RmsNormArgs norm;
-    float *hidden;       // (n_rows, stride): norm.x, which becomes hidden + delta first
-    u16 *hidden_bf16;    // (n_rows, hidden_bf16_stride)
-    const float *delta;  // (n_rows, delta_stride)
-    u32 hidden_bf16_stride, delta_stride;
-};
-
 struct HeadNormArgs {
     float *x;             // (n_rows, stride), from the first head's first column on
     u16 *x_bf16;          // (n_rows, bf16_stride)
@@ -38,41 +30,23 @@ INLINE void store_scaled(const RmsNormArgs &args, u32 col, u32 count, F32x4 x, f
                count, {x.x * scale * weight.x, x.y * scale * weight.y, x.z * scale * weight.z, x.w * scale * weight.w});
 }
 
-// Block x: row. Thread i sums the squares of columns 4 i..4 i + 4, 4096 + 4 i.. and so on, ascending. quad_of is called
-// once for each quad; the first one and its weights stay in registers, the others are in `x` afterwards.
-template <class F>
-INLINE void norm_row(const RmsNormArgs &args, const float *x, F quad_of) {
+// Block x: row. Thread i sums the squares of columns 4 i..4 i + 4, 4096 + 4 i.. and so on, ascending. The first quad and its
+// weights stay in registers.
+KERNEL(rms_norm, RMS_NORM_THREADS, RmsNormArgs) {
     __shared__ float scratch[32];
+    const float *x = args.x + u64(block_x()) * args.stride;
     const u32 own = thread_idx() * 4, n_own = own < args.width ? min_of(4, args.width - own) : 0;
     F32x4 first = {}, first_weight = {};
-    if (n_own > 0) first = quad_of(own, n_own), first_weight = load_quad(args.weight, own, n_own);
+    if (n_own > 0) first = load_quad(x, own, n_own), first_weight = load_quad(args.weight, own, n_own);
     float sum = sum_of_squares(0.0f, first);
     for (u32 col = own + RMS_NORM_THREADS * 4; col < args.width; col += RMS_NORM_THREADS * 4)
-        sum = sum_of_squares(sum, quad_of(col, min_of(4, args.width - col)));
+        sum = sum_of_squares(sum, load_quad(x, col, min_of(4, args.width - col)));
     const float scale = 1.0f / sqrtf(block_sum(sum, scratch) / float(args.width) + args.eps);
     if (n_own > 0) store_scaled(args, own, n_own, first, scale, first_weight);
     for (u32 col = own + RMS_NORM_THREADS * 4; col < args.width; col += RMS_NORM_THREADS * 4) {
         const u32 count = min_of(4, args.width - col);
         store_scaled(args, col, count, load_quad(x, col, count), scale, load_quad(args.weight, col, count));
     }
-}
-
-KERNEL(rms_norm, RMS_NORM_THREADS, RmsNormArgs) {
-    const float *x = args.x + u64(block_x()) * args.stride;
-    norm_row(args, x, [&](u32 col, u32 count) { return load_quad(x, col, count); });
-}
-
-// add, then rms_norm of the sum; each thread reads back what it wrote.
-KERNEL(add_rms_norm, RMS_NORM_THREADS, AddRmsNormArgs) {
-    float *hidden = args.hidden + u64(block_x()) * args.norm.stride;
-    u16 *hidden_bf16 = args.hidden_bf16 + u64(block_x()) * args.hidden_bf16_stride;
-    const float *delta_row = args.delta + u64(block_x()) * args.delta_stride;
-    norm_row(args.norm, hidden, [&](u32 col, u32 count) {
-        const F32x4 old = load_quad(hidden, col, count), delta = load_quad(delta_row, col, count);
-        const F32x4 both = {old.x + delta.x, old.y + delta.y, old.z + delta.z, old.w + delta.w};
-        store_quad(hidden, hidden_bf16, col, count, both);
-        return both;
-    });
 }
 
 // A warp for each head. Lane i sums the squares of dimensions i, i + 32, ... ascending.

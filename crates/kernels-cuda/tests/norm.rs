@@ -2,7 +2,7 @@
 
 mod common;
 
-use netweight_kernels_cuda::launch::{self, Buffer, Heads};
+use netweight_kernels_cuda::launch::{self, Heads};
 use netweight_kernels_cuda::twin;
 
 /// (rows, columns that are normed, columns of buffers)
@@ -25,30 +25,6 @@ fn rms_norm() {
                 expected[..width].copy_from_slice(&twin::rms_norm(&x[..width], &weight, 1e-5));
             }
             assert_eq!(common::bits(&common::values(&out)), common::bits(&expected), "{n_rows} x {width} of {stride}");
-        }
-    }
-}
-
-#[test]
-fn add_rms_norm_is_add_then_rms_norm() {
-    let mut random = common::random();
-    for device in common::devices() {
-        for (n_rows, width, stride) in SIZES {
-            let hidden = common::normal(&mut random, n_rows * stride, 3.0);
-            let delta = common::buffer(&device, stride + 3, &common::normal(&mut random, n_rows * (stride + 3), 1.0));
-            let weight = device.upload(&common::normal(&mut random, width, 1.0)).expect("memory");
-            let buffer = |values: &[f32]| common::buffer(&device, stride, values);
-            let run = |is_fused: bool| {
-                let (mut hidden, mut out) = (buffer(&hidden), buffer(&vec![1.0; n_rows * stride]));
-                if is_fused {
-                    launch::add_rms_norm(&delta, &mut hidden, n_rows, &weight, 1e-6, &mut out).expect("a launch");
-                } else {
-                    launch::add(&delta, n_rows, width, &mut hidden).expect("a launch");
-                    launch::rms_norm(&hidden, n_rows, &weight, 1e-6, &mut out).expect("a launch");
-                }
-                [hidden, out].map(|buffer: Buffer| common::bits(&common::values(&buffer)))
-            };
-            assert_eq!(run(true), run(false), "{n_rows} x {width} of {stride}");
         }
     }
 }

@@ -28,7 +28,7 @@ pub use heads::{Heads, head_norm, rope};
 pub use likeliest::likeliest;
 pub use linear::{Epilogue, MAX_PARTS, Part, gated_linear, is_gate_and_up, linear};
 pub use measure::{copy_memory, random_halves, read_memory};
-pub use norm::{add_rms_norm, rms_norm};
+pub use norm::rms_norm;
 pub use pointwise::{Activation, add, gate, gather, scale, scatter_add, softcap, zero};
 pub use prefill::Prefill;
 pub use routing::{Routed, Routing, combine, route};

@@ -26,44 +26,6 @@ impl Args for RmsNormArgs {
     const KERNEL: &'static str = "rms_norm";
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct AddRmsNormArgs {
-    norm: RmsNormArgs,
-    hidden: u64,
-    hidden_bf16: u64,
-    delta: u64,
-    hidden_bf16_stride: u32,
-    delta_stride: u32,
-}
-
-impl Args for AddRmsNormArgs {
-    const KERNEL: &'static str = "add_rms_norm";
-}
-
-impl RmsNormArgs {
-    fn new(x: &Buffer, n_rows: usize, weight: &Memory<f32>, eps: f32, out: &Buffer) -> RmsNormArgs {
-        let width = weight.len();
-        RmsNormArgs {
-            x: x.floats_at(0, n_rows, width),
-            weight: weight.at(0, width),
-            out: out.floats_at(0, n_rows, width),
-            out_bf16: out.halves_at(0, n_rows, width),
-            width: width as u32,
-            stride: x.width as u32,
-            out_stride: out.width as u32,
-            out_bf16_stride: out.halves_stride() as u32,
-            eps,
-            padding: 0,
-        }
-    }
-}
-
-/// A block for each row; `RMS_NORM_THREADS` in cu/norm.cu.
-fn grid(n_rows: usize) -> Grid {
-    Grid { blocks: [n_rows as u32, 1, 1], threads: 1024, shared_bytes: 0 }
-}
-
 /// `out = x / sqrt(mean(x^2) + eps) * weight` over `n_rows` rows, as long as the weight.
 ///
 /// # Errors
@@ -72,35 +34,21 @@ fn grid(n_rows: usize) -> Grid {
 /// # Panics
 /// Where a buffer is smaller.
 pub fn rms_norm(x: &Buffer, n_rows: usize, weight: &Memory<f32>, eps: f32, out: &mut Buffer) -> Result<()> {
-    let args = RmsNormArgs::new(x, n_rows, weight, eps, out);
-    // SAFETY: all rows and columns that the kernel touches were checked above.
-    unsafe { weight.device().launch(&args, grid(n_rows)) }
-}
-
-/// `hidden += delta`, then `out = rms_norm(hidden)`, with the bits of the two one after the other.
-///
-/// # Errors
-/// The driver's.
-///
-/// # Panics
-/// Where a buffer is smaller.
-pub fn add_rms_norm(
-    delta: &Buffer,
-    hidden: &mut Buffer,
-    n_rows: usize,
-    weight: &Memory<f32>, // (width)
-    eps: f32,
-    out: &mut Buffer,
-) -> Result<()> {
     let width = weight.len();
-    let args = AddRmsNormArgs {
-        norm: RmsNormArgs::new(hidden, n_rows, weight, eps, out),
-        hidden: hidden.floats_at(0, n_rows, width),
-        hidden_bf16: hidden.halves_at(0, n_rows, width),
-        delta: delta.floats_at(0, n_rows, width),
-        hidden_bf16_stride: hidden.halves_stride() as u32,
-        delta_stride: delta.width as u32,
+    let args = RmsNormArgs {
+        x: x.floats_at(0, n_rows, width),
+        weight: weight.at(0, width),
+        out: out.floats_at(0, n_rows, width),
+        out_bf16: out.halves_at(0, n_rows, width),
+        width: width as u32,
+        stride: x.width as u32,
+        out_stride: out.width as u32,
+        out_bf16_stride: out.halves_stride() as u32,
+        eps,
+        padding: 0,
     };
+    // A block for each row; `RMS_NORM_THREADS` in cu/norm.cu.
+    let grid = Grid { blocks: [n_rows as u32, 1, 1], threads: 1024, shared_bytes: 0 };
     // SAFETY: all rows and columns that the kernel touches were checked above.
-    unsafe { weight.device().launch(&args, grid(n_rows)) }
+    unsafe { weight.device().launch(&args, grid) }
 }
