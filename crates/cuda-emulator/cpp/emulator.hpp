@@ -87,6 +87,7 @@ INLINE u32 select_bits(u32 mask, u32 a, u32 b) { return (a & mask) | (b & ~mask)
 INLINE u32 shift_pair(u32 low, u32 high, u32 shift) { return u32((u64(high) << 32 | low) >> (shift & 31)); }
 INLINE u32 rotate_right(u32 value) { return value >> 1 | value << 31; }
 INLINE u32 count_ones(u32 value) { return u32(__builtin_popcount(value)); }
+INLINE u64 multiply_high(u64 a, u64 b) { return u64(static_cast<unsigned __int128>(a) * b >> 64); }
 INLINE u32 trailing_zeros(u32 value) { return value ? u32(__builtin_ctz(value)) : 32; }
 
 INLINE float float_of(u32 bits) { float value; std::memcpy(&value, &bits, 4); return value; }

@@ -5,6 +5,7 @@
 #include "attend_tile.cu"
 #include "bias.cu"
 #include "decode.cu"
+#include "draw.cu"
 #include "encode.cu"
 #include "encode_exact11.cu"
 #include "enter_heads.cu"

@@ -73,6 +73,8 @@ INLINE u32 shift_pair(u32 low, u32 high, u32 shift) { return __funnelshift_r(low
 // By one bit.
 INLINE u32 rotate_right(u32 value) { return __funnelshift_r(value, value, 1); }
 INLINE u32 count_ones(u32 value) { return __popc(value); }
+// The upper half of the product.
+INLINE u64 multiply_high(u64 a, u64 b) { return __umul64hi(a, b); }
 // Index of the lowest set bit, 32 if there is none.
 INLINE u32 trailing_zeros(u32 value) { return value ? __ffs(value) - 1 : 32; }
 

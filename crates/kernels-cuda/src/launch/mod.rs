@@ -3,6 +3,7 @@
 mod attention;
 mod buffer;
 mod decode;
+mod draw;
 pub(crate) mod encode;
 mod enter;
 mod experts;
@@ -21,6 +22,7 @@ pub use attention::{
 };
 pub use buffer::Buffer;
 pub use decode::{decode, embed};
+pub use draw::draw;
 pub use enter::{Norms, Rotation, enter_heads};
 pub use experts::{ExpertTable, Sent};
 pub use foreign::{decode_foreign, embed_foreign, foreign_len};

@@ -1,6 +1,7 @@
 //! What each kernel computes, in scalar Rust: its definition. Rows are slices, one token each.
 
 pub mod attention;
+mod draw;
 mod likeliest;
 mod linear;
 pub mod math;
@@ -12,6 +13,7 @@ pub mod routing;
 mod sums;
 mod wide;
 
+pub use draw::{Draw, MAX_DRAW_WIDTH, draw, short_of, weight};
 pub use likeliest::likeliest;
 pub use linear::linear;
 pub use norm::{head_norm, rms_norm};
