@@ -3,7 +3,7 @@
 use netweight_kernels_cuda::driver;
 use netweight_model::Spec;
 
-use crate::decoder::{Batch, Decoder};
+use crate::decoder::{Batch, Choice, Decoder};
 use crate::options::{DeviceChoice, LoadOptions, LoadReport};
 use crate::store::Store;
 use crate::{CpuDecoder, CudaDecoder, Interrupt, Result};
@@ -123,10 +123,10 @@ impl Decoder for AnyDecoder {
         }
     }
 
-    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
+    fn choose(&mut self, batch: &Batch<'_>, choice: &Choice, interrupt: &Interrupt) -> Result<Option<u32>> {
         match self {
-            AnyDecoder::Cpu(decoder) => decoder.likeliest(batch, interrupt),
-            AnyDecoder::Cuda(decoder) => decoder.likeliest(batch, interrupt),
+            AnyDecoder::Cpu(decoder) => decoder.choose(batch, choice, interrupt),
+            AnyDecoder::Cuda(decoder) => decoder.choose(batch, choice, interrupt),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What the text side asks of a model: tokens and their places go in, logits come out. Next in the flow:
 //! generate/mod.rs.
 
+pub use netweight_kernels_cuda::twin::Draw;
+
 use crate::{Interrupt, Result};
 
 /// Where a token stands: in which sequence, and at which position of it.
@@ -22,6 +24,15 @@ pub struct Batch<'a> {
     pub places: &'a [Place], // (n_tokens)
     /// Which of the tokens to compute logits for, ascending indices into `tokens`.
     pub logits_for: &'a [usize], // (n_wanted)
+}
+
+/// How to choose a token from its logits alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// The likeliest token, the lowest id among equals.
+    Likeliest,
+    /// One drawn by its probability.
+    Drawn(Draw),
 }
 
 /// A model that predicts the next token, with its cache of what it has read.
@@ -47,13 +58,13 @@ pub trait Decoder {
         logits: &mut [f32], // (n_wanted, vocab_size)
     ) -> Result<()>;
 
-    /// Runs a batch that wants logits after one token, and gives the likeliest token then, lowest id first among equals,
-    /// where the model can find it without giving the logits; `None`, and nothing was run, where it cannot.
+    /// Runs a batch that wants logits after one token, and chooses the token that is next, as a [`Sampler`](crate::Sampler)
+    /// would by those logits, where the model can do it without giving them; `None`, and nothing was run, where it cannot.
     ///
     /// # Errors
     /// As [`forward`](Decoder::forward); `Logits` where no token can be chosen.
-    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
-        let _ = (batch, interrupt);
+    fn choose(&mut self, batch: &Batch<'_>, choice: &Choice, interrupt: &Interrupt) -> Result<Option<u32>> {
+        let _ = (batch, choice, interrupt);
         Ok(None)
     }
 }
@@ -75,7 +86,7 @@ impl<D: Decoder + ?Sized> Decoder for &mut D {
         (**self).forward(batch, interrupt, logits)
     }
 
-    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
-        (**self).likeliest(batch, interrupt)
+    fn choose(&mut self, batch: &Batch<'_>, choice: &Choice, interrupt: &Interrupt) -> Result<Option<u32>> {
+        (**self).choose(batch, choice, interrupt)
     }
 }

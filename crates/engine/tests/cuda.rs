@@ -9,7 +9,9 @@ use std::sync::Arc;
 use common::{CONTEXT_LEN, bits, fixtures, forward, oracle, rounded, run, worst_difference};
 use netweight_cuda_emulator::{Emulator, Options};
 use netweight_engine::decoder::{Batch, Place};
-use netweight_engine::{CudaDecoder, Decoder, Error, Interrupt, KvType, Layout, LoadOptions, Precision, Store};
+use netweight_engine::{
+    CudaDecoder, Decoder, Error, Interrupt, KvType, Layout, LoadOptions, Precision, Sampler, Sampling, Store,
+};
 use netweight_kernels_cuda::Device;
 use safetensors::Dtype;
 
@@ -149,19 +151,42 @@ fn weights_that_stream() {
     assert!(n_streaming >= 3, "streamed {n_streaming} times only");
 }
 
-/// The likeliest token, found on the GPU, is that of the logits: eagerly, captured and replayed.
+/// Tokens that the GPU chooses are those of a sampler that is given its logits: eagerly, captured and replayed, and where
+/// settings change between replays.
 #[test]
-fn the_likeliest_token() {
+fn tokens_that_the_gpu_chooses() {
     let folder = &fixtures()[3];
-    let (prompt, _) = oracle(folder, "prompt", "prompt_logits");
     let mut model = load(folder, &options(), Options::default());
-    for (position, &token) in prompt.iter().enumerate() {
-        let logits = forward(&mut model, &[token], &[Place { slot: 0, position }]);
-        let best = (0..logits.len()).fold(0, |best, idx| if logits[idx] > logits[best] { idx } else { best });
-        let places = [Place { slot: 1, position }];
-        let batch = Batch { tokens: &[token], places: &places, logits_for: &[0] };
-        let found = model.likeliest(&batch, &Interrupt::new()).expect("a step");
-        assert_eq!(found, Some(best as u32), "position {position}");
+    let drawn = |temperature: f32, top_k: usize, top_p: f32, min_p: f32, seed: u64| Sampling {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        seed,
+        ..Sampling::default()
+    };
+    let ways = [
+        Sampling::default(),
+        drawn(1.0, 0, 1.0, 0.0, 7),
+        drawn(0.7, 5, 1.0, 0.0, 8),
+        drawn(3.0, 0, 0.8, 0.0, u64::MAX),
+        drawn(2.0, 30, 0.9, 0.05, 1),
+        drawn(9.0, 1, 1.0, 0.0, 0),
+    ];
+    for sampling in ways {
+        let mut by_logits = Sampler::new(&sampling, model.vocab_size()).expect("settings that make sense");
+        let mut asked = Sampler::new(&sampling, model.vocab_size()).expect("the same");
+        let mut token = 1;
+        for position in 0..6 {
+            let logits = forward(&mut model, &[token], &[Place { slot: 0, position }]);
+            let expected = by_logits.sample(&logits).expect("a token");
+            let batch = Batch { tokens: &[token], places: &[Place { slot: 1, position }], logits_for: &[0] };
+            let choice = asked.choice().expect("no penalties");
+            let chosen = model.choose(&batch, &choice, &Interrupt::new()).expect("a step");
+            asked.skip();
+            assert_eq!(chosen, Some(expected), "{sampling:?}, position {position}");
+            token = expected;
+        }
     }
 }
 

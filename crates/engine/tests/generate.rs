@@ -4,7 +4,9 @@ mod toys;
 
 use std::ops::ControlFlow;
 
-use netweight_engine::{Answer, Error, Event, Generator, Interrupt, Options, Sampling, StopReason, Tokenizer};
+use netweight_engine::decoder::{Batch, Choice};
+use netweight_engine::{Answer, Decoder, Error, Event, Generator, Interrupt, Options, Sampling, StopReason, Tokenizer};
+use netweight_kernels_cuda::twin;
 use toys::{Pass, Toy, bookworm_tokenizer, files, sentencepiece};
 
 const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
@@ -248,6 +250,55 @@ fn seeds_decide() {
     let run = |seed: u64| tokens(&mut sampled(4), &prompt, &some_options(seed)).0;
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
+}
+
+/// A toy that chooses tokens by itself, and counts them.
+struct Choosing(Toy, usize);
+
+impl Decoder for Choosing {
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn max_positions(&self) -> usize {
+        self.0.max_positions()
+    }
+
+    fn max_batch_tokens(&self) -> usize {
+        self.0.max_batch_tokens()
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<(), Error> {
+        self.0.forward(batch, interrupt, logits)
+    }
+
+    fn choose(&mut self, batch: &Batch<'_>, choice: &Choice, interrupt: &Interrupt) -> Result<Option<u32>, Error> {
+        let mut logits = vec![0.0; VOCAB_SIZE];
+        self.forward(batch, interrupt, &mut logits)?;
+        self.1 += 1;
+        Ok(match choice {
+            Choice::Likeliest => twin::likeliest(&logits),
+            Choice::Drawn(how) => twin::draw(&logits, how),
+        })
+    }
+}
+
+/// A decoder that chooses tokens gives the answers of one that gives logits, and is asked wherever nothing but logits
+/// counts.
+#[test]
+fn who_chooses_changes_nothing() {
+    let mut chooses =
+        Generator::new(Choosing(Toy::new(VOCAB_SIZE, 64, 7), 0), bookworm_tokenizer()).expect("a generator");
+    let mut gives_logits = sampled(7);
+    let drawn = Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, seed: 5, ..Sampling::default() };
+    let penalized = Sampling { presence_penalty: 0.5, ..drawn.clone() };
+    for (sampling, n_chosen) in [(Sampling::default(), 11), (drawn.clone(), 22), (drawn, 33), (penalized, 33)] {
+        let options = Options { sampling, ..some_options(0) };
+        let prompt: Vec<u32> = (10..30).collect();
+        let answer = chooses.generate(&prompt, &options, &Interrupt::new(), |_| GO_ON).expect("an answer");
+        assert_eq!(answer.tokens, tokens(&mut gives_logits, &prompt, &options).0);
+        assert_eq!((answer.statistics.n_decode_steps, chooses.decoder().1), (11, n_chosen));
+    }
 }
 
 #[test]

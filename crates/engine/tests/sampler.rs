@@ -1,6 +1,8 @@
 //! The sampler: which tokens can come, how often, and that the same come everywhere.
 
+use netweight_engine::decoder::Choice;
 use netweight_engine::{Error, Sampler, Sampling};
+use netweight_kernels_cuda::twin;
 use proptest::prelude::*;
 
 fn sampling(change: impl Fn(&mut Sampling)) -> Sampling {
@@ -9,21 +11,25 @@ fn sampling(change: impl Fn(&mut Sampling)) -> Sampling {
     sampling
 }
 
-/// Probabilities by definition, in plain loops: temperature, top_k, top_p, min_p.
+/// Probabilities by definition, in plain loops: temperature, top_k, top_p, min_p. Who is as likely as the last stays.
 fn expected(sampling: &Sampling, logits: &[f32]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-    if sampling.top_k > 0 {
-        order.truncate(sampling.top_k);
+    if (1..order.len()).contains(&sampling.top_k) {
+        let least = logits[order[sampling.top_k - 1]];
+        order.retain(|idx| logits[*idx] >= least);
     }
     let scaled = |idx: usize| (f64::from(logits[idx]) / f64::from(sampling.temperature)).exp();
     let sum: f64 = order.iter().map(|idx| scaled(*idx)).sum();
     let mut before = 0.0;
-    order.retain(|idx| {
-        let stays = before < f64::from(sampling.top_p) * sum;
+    let mut least = f32::NEG_INFINITY;
+    for idx in &order {
+        if before < f64::from(sampling.top_p) * sum {
+            least = logits[*idx];
+        }
         before += scaled(*idx);
-        stays
-    });
+    }
+    order.retain(|idx| logits[*idx] >= least);
     let largest = scaled(order[0]);
     order.retain(|idx| scaled(*idx) >= f64::from(sampling.min_p) * largest);
     let sum: f64 = order.iter().map(|idx| scaled(*idx)).sum();
@@ -89,7 +95,7 @@ fn choices_are_fixed() {
     };
     check(|s| s.temperature = 0.0, [987; 6]);
     check(|_| (), [84, 377, 685, 927, 990, 773]);
-    check(|s| s.top_k = 40, [754, 953, 542, 741, 885, 76]);
+    check(|s| s.top_k = 40, [110, 398, 720, 953, 987, 775]);
     check(|s| s.top_p = 0.8, [84, 377, 686, 927, 990, 775]);
     check(|s| s.min_p = 0.1, [84, 377, 686, 927, 990, 773]);
     check(|s| (s.repetition_penalty, s.top_p, s.frequency_penalty) = (1.3, 0.9, 0.5), [84, 380, 686, 927, 990, 770]);
@@ -118,14 +124,46 @@ fn penalties_weaken_what_occurred() {
 }
 
 #[test]
-fn ties_go_to_the_smaller_id() {
+fn ties() {
     let mut greedy = Sampler::new(&Sampling::default(), 5).unwrap();
     assert_eq!(greedy.sample(&[1.0, 3.0, 3.0, 0.0, 3.0]).unwrap(), 1);
     assert_eq!(greedy.sample(&[-0.0, 0.0, 0.0, -0.0, 0.0]).unwrap(), 0);
-    for change in [|s: &mut Sampling| s.top_k = 1, |s: &mut Sampling| s.top_p = 1e-9] {
+    for change in [|s: &mut Sampling| s.top_k = 1, |s: &mut Sampling| s.top_p = 1e-9, |s: &mut Sampling| s.min_p = 1.0]
+    {
         let mut sampler = Sampler::new(&sampling(change), 5).unwrap();
-        assert_eq!(sampler.sample(&[-0.0, 0.0, 0.0, -0.0, 0.0]).unwrap(), 0);
+        let mut ids: Vec<u32> = (0..100).map(|_| sampler.sample(&[-0.0, 0.0, -1.0, -0.0, -2.0]).unwrap()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids, [0, 1, 3], "who is as likely stays");
     }
+}
+
+/// Who chooses as a sampler says, token by token, comes to the same tokens.
+#[test]
+fn what_a_decoder_is_told() {
+    let logits: Vec<f32> = (0..500u32).map(|id| (id * 7919 % 491) as f32 / 40.0).collect();
+    let check = |change: fn(&mut Sampling)| {
+        let sampling = Sampling { seed: 3, ..sampling(change) };
+        let (mut asked, mut sampler) = (Sampler::new(&sampling, 500).unwrap(), Sampler::new(&sampling, 500).unwrap());
+        for step in 0..40 {
+            let expected = sampler.sample(&logits).unwrap();
+            let chosen = match asked.choice().expect("no penalties") {
+                Choice::Likeliest => twin::likeliest(&logits),
+                Choice::Drawn(how) => twin::draw(&logits, &how),
+            };
+            assert_eq!(chosen, Some(expected), "{sampling:?}");
+            match step % 3 {
+                0 => assert_eq!(asked.sample(&logits).unwrap(), expected),
+                _ => asked.skip(),
+            }
+        }
+    };
+    check(|s| s.temperature = 0.0);
+    check(|_| ());
+    check(|s| (s.temperature, s.top_k) = (0.6, 20));
+    check(|s| (s.temperature, s.top_p, s.min_p) = (1.7, 0.9, 0.01));
+    let with_penalty = Sampler::new(&sampling(|s| s.presence_penalty = 0.1), 500).unwrap();
+    assert_eq!(with_penalty.choice(), None);
 }
 
 #[test]
@@ -146,6 +184,7 @@ fn unusable_logits_are_refused() {
     check(&[0.0, 1.0], false);
     check(&[], false);
     assert!(Sampler::new(&Sampling::default(), 0).is_err());
+    assert!(Sampler::new(&Sampling::default(), 1 << 24).is_err());
     assert!(Sampler::new(&sampling(|s| s.top_p = 2.0), 3).is_err());
 }
 

@@ -14,6 +14,7 @@ use super::graphs;
 use super::inputs::Inputs;
 use super::linear::{CudaLinear, Streamed};
 use crate::Interrupt;
+use crate::decoder::{Choice, Draw};
 
 /// What becomes of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,17 @@ pub enum Mode {
     Capture,
     /// They are in the graph already.
     Replay,
+}
+
+/// What a forward pass gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// Logits.
+    Logits,
+    /// The likeliest token.
+    Likeliest,
+    /// A token that is drawn.
+    Drawn,
 }
 
 /// Keys of [`Inputs`] that stay within a step.
@@ -39,15 +51,16 @@ pub struct Cuda {
     n_spans: usize,
     /// Where logits, and routers', come back to.
     pub(super) logits: Pinned<f32>, // (n_logits, vocab)
-    /// Where the likeliest token comes back to, if it and no logits are wanted.
-    pub(super) likeliest: Pinned<u32>, // (1)
-    wants_likeliest: bool,
+    /// Where a token comes back to, if one is to be chosen and no logits are wanted.
+    pub(super) token: Pinned<u32>, // (1)
+    choice: Option<Choice>,
     waits_inside: bool, // the host routes, so that no pass can be captured
     vocab: usize,
     chosen: Memory<u32>, // (1)
     failed: Option<kernels::Error>,
     numbers: Inputs<u32>,
     floats: Inputs<f32>,
+    draws: Inputs<Draw>,
     tiles: Inputs<[u32; 2]>,
     streamed: Option<Streamed>,
     prefill: Prefill,
@@ -89,14 +102,15 @@ impl Cuda {
             gemm_from,
             n_spans: 1,
             logits: device.pinned(sizes.n_logits * sizes.vocab)?,
-            likeliest: device.pinned(1)?,
-            wants_likeliest: false,
+            token: device.pinned(1)?,
+            choice: None,
             waits_inside: false,
             vocab: sizes.vocab,
             chosen: device.zeroed(1)?,
             failed: None,
             numbers: Inputs::new(device, sizes.max_tokens),
             floats: Inputs::new(device, sizes.max_tokens),
+            draws: Inputs::new(device, 1),
             tiles: Inputs::new(device, sizes.max_tokens),
             streamed: None,
             prefill: Prefill::new(device, shapes)?,
@@ -118,12 +132,13 @@ impl Cuda {
     }
 
     /// Begins a forward pass, of which the one before is done; no position's attention is longer than `n_spans`. It ends
-    /// with logits, or with the likeliest token.
-    pub fn begin(&mut self, mode: Mode, interrupt: &Interrupt, n_spans: usize, wants_likeliest: bool) {
+    /// with logits, or with a token.
+    pub fn begin(&mut self, mode: Mode, interrupt: &Interrupt, n_spans: usize, choice: Option<Choice>) {
         (self.mode, self.interrupt, self.n_spans) = (mode, interrupt.clone(), n_spans);
-        self.wants_likeliest = wants_likeliest;
+        self.choice = choice;
         self.numbers.begin();
         self.floats.begin();
+        self.draws.begin();
         self.tiles.begin();
     }
 
@@ -164,6 +179,21 @@ impl Cuda {
 
     fn places(&self, [slots, positions]: [usize; 2]) -> Places<'_> {
         Places { slots: self.numbers.get(slots), positions: self.numbers.get(positions) }
+    }
+
+    /// Brings the token that is chosen by the first row of logits to [`Cuda::token`].
+    fn choose(&mut self, logits: &Buffer, choice: &Choice) {
+        let width = self.vocab;
+        match choice {
+            Choice::Likeliest => self.issue(|cuda| launch::likeliest(logits, 1, width, &mut cuda.chosen)),
+            Choice::Drawn(_) if self.failed.is_some() => return,
+            Choice::Drawn(how) => {
+                let put = self.draws.put(None, [*how].into_iter(), self.mode != Mode::Replay);
+                let Some(idx) = put.map_err(|error| self.failed = Some(error)).ok() else { return };
+                self.issue(|cuda| launch::draw(logits, 1, width, cuda.draws.get(idx), &mut cuda.chosen));
+            }
+        }
+        self.issue(|cuda| cuda.chosen.copy_to(0, &mut cuda.token, 1));
     }
 
     /// Attends with rows whose keys and values are in the cache.
@@ -490,14 +520,10 @@ impl Backend for Cuda {
 
     /// Waits, unless a graph is captured or replayed: then the rows go to [`Cuda::logits`], and no further.
     fn read(&mut self, x: &Buffer, n_rows: usize, width: usize, out: &mut [f32]) -> netweight_model::Result<()> {
-        let is_last = self.wants_likeliest && width == self.vocab && n_rows == 1;
-        self.issue(|cuda| match is_last {
-            true => {
-                launch::likeliest(x, 1, width, &mut cuda.chosen)?;
-                cuda.chosen.copy_to(0, &mut cuda.likeliest, 1)
-            }
-            false => x.copy_out(n_rows, &mut cuda.logits),
-        });
+        match self.choice.filter(|_| width == self.vocab && n_rows == 1) {
+            Some(choice) => self.choose(x, &choice),
+            None => self.issue(|cuda| x.copy_out(n_rows, &mut cuda.logits)),
+        }
         if self.mode == Mode::Eager {
             let done = self.device.synchronize(); // Also when interrupted: inputs may be written again.
             self.failed = self.failed.take().or(done.err());

@@ -10,13 +10,13 @@ use netweight_kernels_cuda::{Device, PAGE_POSITIONS, PagedCache, PagedShape, Slo
 use netweight_layout::Layout;
 use netweight_model::{Kind, Mlp, Model, Spec, Tensor, Workspace};
 
-use super::backend::{Cuda, Mode, Sizes};
+use super::backend::{Cuda, Ending, Mode, Sizes};
 use super::graphs::{self, Graphs};
 use super::linear::Streamed;
 use super::residence::{Candidate, N_SLOTS, choose_streamed};
 use super::source::{CudaSource, Loaded, Origin, Planned, candidates, shape_of};
 use super::times::{FIXED_LAYOUT, Times};
-use crate::decoder::{Batch, Decoder};
+use crate::decoder::{Batch, Choice, Decoder};
 use crate::load::{check_tensors, first_attention, read_spec};
 use crate::options::{LoadOptions, LoadReport, MAX_LOGIT_ROWS, default_precision, max_positions, n_cores};
 use crate::store::Store;
@@ -38,7 +38,7 @@ pub struct CudaDecoder {
     cache: PagedCache,
     report: LoadReport,
     places: Vec<netweight_model::Place>, // (max_batch_tokens)
-    unwanted: Vec<f32>,                  // (vocab), where only the likeliest token is wanted
+    unwanted: Vec<f32>,                  // (vocab), where only a token is wanted
 }
 
 /// What is decided before anything is loaded.
@@ -130,13 +130,13 @@ impl CudaDecoder {
         Ok(self.graphs.time(n_tokens)?)
     }
 
-    /// Runs a batch; what it ends with is in [`Cuda::likeliest`], or in `logits`.
+    /// Runs a batch; what it ends with is in [`Cuda::token`], or in `logits`.
     fn run(
         &mut self,
         batch: &Batch<'_>,
         interrupt: &Interrupt,
         logits: &mut [f32],
-        wants_likeliest: bool,
+        choice: Option<Choice>,
     ) -> Result<()> {
         interrupt.check()?;
         let sequence_len = self.max_positions(); // LongRoPE rotates for the context that was asked for, as vLLM does.
@@ -147,9 +147,14 @@ impl CudaDecoder {
         let n_spans = self.reserve(batch)?;
         let n_tokens = batch.tokens.len();
         let is_step = n_tokens <= graphs::MAX_TOKENS && batch.logits_for.len() == n_tokens;
-        let kind = is_step.then_some(graphs::Kind { n_tokens, n_spans, wants_likeliest });
+        let ending = match choice {
+            None => Ending::Logits,
+            Some(Choice::Likeliest) => Ending::Likeliest,
+            Some(Choice::Drawn(_)) => Ending::Drawn,
+        };
+        let kind = is_step.then_some(graphs::Kind { n_tokens, n_spans, ending });
         let mode = self.graphs.mode(kind);
-        self.cuda.begin(mode, interrupt, n_spans, wants_likeliest);
+        self.cuda.begin(mode, interrupt, n_spans, choice);
         let forward =
             netweight_model::Batch { tokens: batch.tokens, places: &self.places, logits_for: batch.logits_for };
         let (model, workspace, cache) = (&self.model, &mut self.workspace, &mut self.cache);
@@ -162,7 +167,7 @@ impl CudaDecoder {
             Ok::<(), Error>(())
         })?;
         interrupt.check()?;
-        if mode != Mode::Eager && !wants_likeliest {
+        if mode != Mode::Eager && choice.is_none() {
             logits.copy_from_slice(&self.cuda.logits.as_slice()[..logits.len()]);
         }
         Ok(())
@@ -329,18 +334,18 @@ impl Decoder for CudaDecoder {
     }
 
     fn forward(&mut self, batch: &Batch<'_>, interrupt: &Interrupt, logits: &mut [f32]) -> Result<()> {
-        self.run(batch, interrupt, logits, false)
+        self.run(batch, interrupt, logits, None)
     }
 
-    fn likeliest(&mut self, batch: &Batch<'_>, interrupt: &Interrupt) -> Result<Option<u32>> {
+    fn choose(&mut self, batch: &Batch<'_>, choice: &Choice, interrupt: &Interrupt) -> Result<Option<u32>> {
         if batch.logits_for.len() != 1 {
             return Ok(None);
         }
         let mut logits = std::mem::take(&mut self.unwanted);
-        let done = self.run(batch, interrupt, &mut logits, true);
+        let done = self.run(batch, interrupt, &mut logits, Some(*choice));
         self.unwanted = logits;
         done?;
-        match self.cuda.likeliest.as_slice()[0] {
+        match self.cuda.token.as_slice()[0] {
             u32::MAX => Err(Error::Logits("one is NaN or +Inf, or all are -Inf")),
             id => Ok(Some(id)),
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use netweight_kernels_cuda::{Device, Graph, Result};
 
-use super::backend::{Cuda, Mode};
+use super::backend::{Cuda, Ending, Mode};
 
 /// Tokens of a step that is captured, at most.
 pub const MAX_TOKENS: usize = 64;
@@ -16,8 +16,8 @@ pub struct Kind {
     pub n_tokens: usize,
     /// Spans of attention that no position is beyond.
     pub n_spans: usize,
-    /// Whether it ends with the likeliest token and not with logits.
-    pub wants_likeliest: bool,
+    /// What it ends with.
+    pub ending: Ending,
 }
 
 /// Steps that were seen.

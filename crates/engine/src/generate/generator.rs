@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! keep what the cache shares with the prompt; run the rest in chunks
-//! loop: sample a token from the last logits
+//! loop: sample a token from the last logits, unless the decoder has chosen one
 //!       ends the text? tokens become text, text that cannot become a stop string goes to the caller
 //!       a limit reached? run the token
 //! ```
@@ -212,12 +212,12 @@ impl<'a> Run<'a> {
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<StopReason> {
         let max_new_tokens = self.options.max_new_tokens.unwrap_or(usize::MAX);
-        let mut likeliest = None; // of the decoder, where it finds that by itself
+        let mut chosen = None; // by the decoder, where it does that
         while self.answer.tokens.len() < max_new_tokens {
             if interrupt.is_set() {
                 return Ok(StopReason::Interrupted);
             }
-            let id = match likeliest.take() {
+            let id = match chosen.take() {
                 Some(id) => id,
                 None => self.sampler.sample(sequence.logits())?,
             };
@@ -230,14 +230,15 @@ impl<'a> Run<'a> {
             if !sequence.has_room() {
                 return Ok(StopReason::ContextFull);
             }
-            let ran = match self.sampler.takes_the_likeliest() {
-                true => sequence.run_greedily(id, interrupt),
-                false => Ok(None),
+            let ran = match self.sampler.choice() {
+                Some(choice) => sequence.run_and_choose(id, &choice, interrupt),
+                None => Ok(None),
             };
             let ran = match ran {
                 Ok(None) => sequence.run(&[id], interrupt, |_| ControlFlow::Continue(())),
                 Ok(found) => {
-                    likeliest = found;
+                    chosen = found;
+                    self.sampler.skip();
                     Ok(())
                 }
                 Err(error) => Err(error),

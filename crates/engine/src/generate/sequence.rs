@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::decoder::{Batch, Place};
+use crate::decoder::{Batch, Choice, Place};
 use crate::{Decoder, Error, Interrupt, Result};
 
 /// A decoder with the tokens of its slot 0.
@@ -51,17 +51,17 @@ impl<D: Decoder> Sequence<D> {
         n_common
     }
 
-    /// Runs one token, and gives the likeliest one after it, where the decoder finds that by itself; [`Sequence::logits`]
+    /// Runs one token, and gives the one that is chosen after it, where the decoder chooses by itself; [`Sequence::logits`]
     /// are then of no token. `None`, and nothing was run, where it does not.
     ///
     /// # Errors
     /// As [`Sequence::run`]; `Logits`.
-    pub fn run_greedily(&mut self, token: u32, interrupt: &Interrupt) -> Result<Option<u32>> {
+    pub fn run_and_choose(&mut self, token: u32, choice: &Choice, interrupt: &Interrupt) -> Result<Option<u32>> {
         let places = [Place { slot: 0, position: self.cached.len() }];
         let batch = Batch { tokens: &[token], places: &places, logits_for: &[0] };
-        let found = self.decoder.likeliest(&batch, interrupt)?;
-        self.cached.extend(found.map(|_| token));
-        Ok(found)
+        let chosen = self.decoder.choose(&batch, choice, interrupt)?;
+        self.cached.extend(chosen.map(|_| token));
+        Ok(chosen)
     }
 
     /// Runs tokens in chunks, with logits for the last one. After each chunk `progress` hears how many tokens the

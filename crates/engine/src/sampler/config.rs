@@ -16,11 +16,14 @@ use crate::{Error, GenerationConfig, Result};
 pub struct Sampling {
     /// Divides the logits; 0 takes the likeliest token. From 0 on, 1 leaves the model's own probabilities.
     pub temperature: f32,
-    /// Keeps that many of the likeliest tokens; 0 keeps all.
+    /// Keeps that many of the likeliest tokens, and those that are as likely as the last of them; 0 keeps all. Fan et al.
+    /// 2018, arXiv:1805.04833.
     pub top_k: usize,
-    /// Keeps the likeliest tokens until their probabilities reach this; 1 keeps all. Above 0 and up to 1.
+    /// Keeps the likeliest tokens until their probabilities reach this, and those that are as likely as the last of them;
+    /// 1 keeps all. Above 0 and up to 1. Holtzman et al. 2019, arXiv:1904.09751.
     pub top_p: f32,
-    /// Keeps tokens of at least this share of the likeliest one's probability; 0 keeps all. From 0 to 1.
+    /// Keeps tokens of at least this share of the likeliest one's probability; 0 keeps all. From 0 to 1. Nguyen et al.
+    /// 2024, arXiv:2407.01082.
     pub min_p: f32,
     /// Divides positive logits of tokens that occurred in prompt or answer, and multiplies negative ones; 1 changes
     /// nothing. Above 0.

@@ -6,21 +6,21 @@
 //! ```text
 //! penalties      weaken tokens that occurred                                      penalties.rs
 //! temperature    divides the logits; 0 takes the likeliest token and ends here
-//! top_k          keeps the k likeliest tokens                                     select.rs
-//! top_p          keeps the likeliest tokens until their probabilities reach p     select.rs
+//! top_k          keeps the k likeliest tokens, and those as likely as the last    draw.rs
+//! top_p          keeps the likeliest tokens until their probabilities reach p, and those as likely as the last
 //! min_p          keeps tokens of at least that share of the likeliest one's probability
 //! draw           one of the rest, with its probability
 //! ```
 //!
-//! Of tokens with equal logits the one with the smaller id counts as likelier. Probabilities are f64, computed with
-//! additions and multiplications only (exp.rs), in an order that does not depend on the machine; random numbers are
-//! those of xoshiro256** 1.0, seeded by SplitMix64, both published and fixed.
+//! Probabilities are integers, 2^40 of the likeliest token, so that their sums are the same in any order: a decoder that
+//! draws on a GPU ([`Choice`](crate::decoder::Choice)) chooses the token that is chosen here. The definition is
+//! [`twin::draw`](netweight_kernels_cuda::twin::draw). Random numbers are those of xoshiro256** 1.0, seeded by SplitMix64,
+//! both published and fixed, one for each token.
 
 mod config;
-mod exp;
+mod draw;
 mod penalties;
 mod sample;
-mod select;
 
 pub use config::Sampling;
 pub use sample::Sampler;

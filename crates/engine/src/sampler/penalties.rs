@@ -1,4 +1,4 @@
-//! Tokens that occurred, and what that takes from their logits. Next in the flow: select.rs.
+//! Tokens that occurred, and what that takes from their logits. Next in the flow: draw.rs.
 
 use super::Sampling;
 

@@ -1,12 +1,13 @@
 //! The sampler: goes in a row of logits, comes out a token id. The steps and their order are in mod.rs.
 
+use netweight_kernels_cuda::twin::{Draw, MAX_DRAW_WIDTH};
 use rand_xoshiro::Xoshiro256StarStar;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use super::Sampling;
-use super::exp::exp_nonpositive;
+use super::draw::{Drawing, largest};
 use super::penalties::Penalties;
-use super::select::{Candidate, top_k, top_weight, top_weight_sorted};
+use crate::decoder::Choice;
 use crate::{Error, Result};
 
 /// Chooses tokens. Allocates nothing after construction.
@@ -25,13 +26,13 @@ use crate::{Error, Result};
 /// # Ok::<(), netweight_engine::Error>(())
 /// ```
 pub struct Sampler {
-    sampling: Sampling,
     vocab_size: usize,
+    seed: u64,
     random: Xoshiro256StarStar,
+    how: Draw,                // but for its random number
+    drawing: Option<Drawing>, // unless the likeliest token is always taken
     penalties: Option<Penalties>,
-    penalized: Vec<f32>,        // (vocab_size), empty without penalties
-    candidates: Vec<Candidate>, // (n_candidates), room for vocab_size or top_k
-    border: Vec<Candidate>,     // room for as many, where top_p works without top_k
+    penalized: Vec<f32>, // (vocab_size), empty without penalties
 }
 
 impl Sampler {
@@ -41,29 +42,37 @@ impl Sampler {
     /// `InvalidArgument` as [`Sampling::check`], or where the model has no tokens.
     pub fn new(sampling: &Sampling, vocab_size: usize) -> Result<Sampler> {
         sampling.check()?;
-        if vocab_size == 0 || u32::try_from(vocab_size).is_err() {
+        if vocab_size == 0 || vocab_size >= MAX_DRAW_WIDTH {
             return Err(Error::invalid(format!("a vocabulary of {vocab_size} tokens")));
         }
         let penalties = Penalties::new(sampling, vocab_size);
-        let n_candidates = match (sampling.is_greedy(), sampling.top_k) {
-            (true, _) => 0,
-            (false, 0) => vocab_size,
-            (false, k) => k.min(vocab_size),
-        };
         Ok(Sampler {
-            sampling: sampling.clone(),
             vocab_size,
+            seed: sampling.seed,
             random: Xoshiro256StarStar::seed_from_u64(sampling.seed),
+            how: draw_of(sampling),
+            drawing: (!sampling.is_greedy()).then(|| Drawing::new(vocab_size)),
             penalized: vec![0.0; if penalties.is_some() { vocab_size } else { 0 }],
             penalties,
-            candidates: Vec::with_capacity(n_candidates),
-            border: Vec::with_capacity(if sampling.top_k == 0 && sampling.top_p < 1.0 { n_candidates } else { 0 }),
         })
     }
 
-    /// Whether it takes the likeliest token each time, whatever came before: then it need not be asked.
-    pub fn takes_the_likeliest(&self) -> bool {
-        self.sampling.is_greedy() && self.penalties.is_none()
+    /// How to choose the next token, where its logits are all that counts: then a decoder can do it. `None` with
+    /// penalties.
+    pub fn choice(&self) -> Option<Choice> {
+        let random = self.random.clone().next_u64();
+        match (&self.penalties, &self.drawing) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(Choice::Drawn(Draw { random, ..self.how })),
+            (None, None) => Some(Choice::Likeliest),
+        }
+    }
+
+    /// Goes on after a token that was chosen as [`Sampler::choice`] says.
+    pub fn skip(&mut self) {
+        if self.drawing.is_some() {
+            self.random.next_u64();
+        }
     }
 
     /// Begins anew, as if just made, with the prompt's tokens; those count for the repetition penalty.
@@ -71,7 +80,7 @@ impl Sampler {
         &mut self,
         prompt: &[u32], // (n_tokens)
     ) {
-        self.random = Xoshiro256StarStar::seed_from_u64(self.sampling.seed);
+        self.random = Xoshiro256StarStar::seed_from_u64(self.seed);
         if let Some(penalties) = &mut self.penalties {
             penalties.clear();
             prompt.iter().for_each(|id| penalties.note(*id, false));
@@ -111,69 +120,25 @@ impl Sampler {
         &mut self,
         logits: &[f32], // (vocab_size)
     ) -> u32 {
-        if self.sampling.is_greedy() {
-            return likeliest(logits);
-        }
-        self.keep_top_k(logits);
-        let mut sum = self.weigh();
-        if self.sampling.top_p < 1.0 {
-            let enough = f64::from(self.sampling.top_p) * sum;
-            match self.sampling.top_k {
-                0 => top_weight(&mut self.candidates, enough, &mut self.border),
-                _ => top_weight_sorted(&mut self.candidates, enough),
+        match &mut self.drawing {
+            Some(drawing) => {
+                let random = self.random.next_u64();
+                drawing.draw(logits, &Draw { random, ..self.how })
             }
-            sum = self.sum();
-        }
-        if self.sampling.min_p > 0.0 {
-            // The likeliest token has weight 1.
-            let lowest = f64::from(self.sampling.min_p);
-            self.candidates.retain(|candidate| candidate.weight >= lowest);
-            sum = self.sum();
-        }
-        self.draw(sum)
-    }
-
-    fn keep_top_k(
-        &mut self,
-        logits: &[f32], // (vocab_size)
-    ) {
-        if self.sampling.top_k > 0 {
-            top_k(logits, self.sampling.top_k.min(logits.len()), &mut self.candidates);
-        } else {
-            let candidate = |(id, &logit): (usize, &f32)| Candidate { logit, id: id as u32, weight: 0.0 };
-            self.candidates.clear();
-            self.candidates.extend(logits.iter().enumerate().map(candidate));
+            None => likeliest(logits),
         }
     }
+}
 
-    /// Gives each candidate exp((logit - largest) / temperature); returns the sum.
-    fn weigh(&mut self) -> f64 {
-        let largest = self.candidates.iter().fold(f32::NEG_INFINITY, |largest, next| largest.max(next.logit));
-        let (largest, temperature) = (f64::from(largest), f64::from(self.sampling.temperature));
-        for candidate in &mut self.candidates {
-            candidate.weight = exp_nonpositive((f64::from(candidate.logit) - largest) / temperature);
-        }
-        self.sum()
-    }
-
-    fn sum(&self) -> f64 {
-        self.candidates.iter().map(|candidate| candidate.weight).sum()
-    }
-
-    /// The first candidate at which the weights, added up, exceed a random share of their sum.
-    fn draw(&mut self, sum: f64) -> u32 {
-        let share = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64; // [0, 1), 53 bits
-        let target = share * sum;
-        let mut reached = 0.0;
-        let mut chosen = 0;
-        for candidate in self.candidates.iter().filter(|candidate| candidate.weight > 0.0) {
-            reached += candidate.weight;
-            chosen = candidate.id;
-            if reached > target {
-                break;
-            }
-        }
-        chosen // the last possible one where rounding left the target just out of reach
+/// How to draw as settings say, but for the random number.
+fn draw_of(sampling: &Sampling) -> Draw {
+    // Casts saturate: a share of 1, and a number that no vocabulary has, keep all.
+    Draw {
+        random: 0,
+        top_p: (f64::from(sampling.top_p) * 2f64.powi(64)) as u64,
+        min_weight: (f64::from(sampling.min_p) * 2f64.powi(40)).ceil() as u64,
+        inverse_temperature: (1.0 / sampling.temperature).min(f32::MAX),
+        top_k: sampling.top_k.try_into().unwrap_or(u32::MAX),
     }
 }
 
@@ -190,6 +155,6 @@ fn check_logits(logits: &[f32]) -> Result<()> {
 /// The first of the largest logits.
 fn likeliest(logits: &[f32], // (vocab_size)
 ) -> u32 {
-    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, logit| largest.max(*logit));
+    let largest = largest(logits);
     logits.iter().position(|logit| *logit == largest).unwrap_or(0) as u32
 }
