@@ -17,7 +17,9 @@ fn check(device: &Device, width: usize, rows: &[Vec<f32>], how: &[Draw], what: &
     launch::draw(&common::buffer(device, stride, &x), rows.len(), width, &how_on_device, &mut out).expect("a launch");
     let of_row = |(row, how): (&Vec<f32>, &Draw)| twin::draw(row, how).unwrap_or(u32::MAX);
     let expected: Vec<u32> = rows.iter().zip(how).map(of_row).chain([7]).collect();
-    assert_eq!(out.to_vec().expect("a copy"), expected, "{what}: {how:?}");
+    let differs = |(row, (found, expected))| (found != expected).then(|| (row, how.get(row), found, expected));
+    let found = out.to_vec().expect("a copy");
+    assert_eq!(found.iter().zip(&expected).enumerate().find_map(differs), None, "{what}");
 }
 
 /// Some way to draw; often one of the ends of what is allowed.
@@ -53,11 +55,34 @@ fn rows_of_every_kind() {
             ];
             kinds[4][random.random_range(0..width)] = -7.0; // the only one that is possible
             kinds[5][0] = 1e38;
-            for row in 0..kinds.len() {
+            for (kind, row) in kinds.iter().enumerate() {
                 let how: Vec<Draw> = (0..2).map(|_| some_way(&mut random, width)).collect();
-                check(&device, width, &vec![kinds[row].clone(); how.len()], &how, &format!("kind {row} of {width}"));
+                check(&device, width, &vec![row.clone(); how.len()], &how, &format!("kind {kind} of {width}"));
             }
         }
+    }
+}
+
+/// Two tokens and the last random number: the second comes if it weighs `min_weight`, which is its weight by the twin, or
+/// one more.
+#[test]
+fn weights_of_the_twin() {
+    let mut random = common::random();
+    for device in common::devices() {
+        let n_rows = if common::is_emulated(&device) { 200 } else { 60_000 };
+        let (mut rows, mut how, mut n_second) = (Vec::new(), Vec::new(), 0);
+        while rows.len() < n_rows {
+            let largest = 40.0 * (random.random::<f32>() - 0.5);
+            let inverse_temperature = 4.0 * random.random::<f32>() + 1e-3;
+            let logit = largest - 27.7 / inverse_temperature * random.random::<f32>();
+            let weight = twin::weight(logit, largest, inverse_temperature);
+            let more = u64::from(weight < 1 << 40 && random.random());
+            rows.push(vec![largest, logit]);
+            how.push(Draw { random: u64::MAX, min_weight: weight + more, inverse_temperature, ..KEEPS_ALL });
+            n_second += usize::from(twin::draw(&rows[rows.len() - 1], &how[how.len() - 1]) == Some(1));
+        }
+        assert!(n_second > n_rows / 4 && n_second < n_rows * 3 / 4, "{n_second}");
+        check(&device, 2, &rows, &how, "two tokens");
     }
 }
 
