@@ -80,12 +80,30 @@ pub fn decode_group(layout: Layout, cols: usize, n_rows: usize, group: &[u8], ds
     if view.n_tiles() != n_rows.div_ceil(TILE_ROWS) {
         return Err(Error::Corrupt("a group of another number of tiles"));
     }
+    decode_tiles(&view, cols, 0, dst)
+}
+
+/// Decodes tiles of a group of a matrix of `cols` columns, from tile `first` on, into `dst`: the rows of those tiles,
+/// (n_rows, cols) elements. Only the last tile may have fewer than 16 rows; those left out are not written.
+///
+/// # Errors
+/// [`Error::Corrupt`] as for [`decode_group`]; [`Error::InvalidArgument`] where `dst` is not whole rows, or the group
+/// has no such tiles or other columns.
+pub fn decode_tiles(view: &GroupView<'_>, cols: usize, first: usize, dst: &mut [u8]) -> Result<()> {
+    let layout = view.layout();
     let row_bytes = cols * layout.element_bytes();
-    let tiles = (0..view.n_tiles()).map(|tile_idx| view.tile(tile_idx));
+    if cols.div_ceil(CELL_COLS) != view.n_cells() || row_bytes == 0 || !dst.len().is_multiple_of(row_bytes) {
+        return Err(Error::InvalidArgument("weights do not fill the rows"));
+    }
+    let n_tiles = (dst.len() / row_bytes).div_ceil(TILE_ROWS);
+    if first.checked_add(n_tiles).is_none_or(|end| end > view.n_tiles()) {
+        return Err(Error::InvalidArgument("the group has no such tiles"));
+    }
+    let tiles = (first..first + n_tiles).map(|tile_idx| view.tile(tile_idx));
     let mut escapes = vec![0; if layout.has_palette() { view.n_cells() * CELL_WEIGHTS + ESCAPE_ROOM } else { 0 }];
     for (tile, dst) in tiles.zip(dst.chunks_mut(TILE_ROWS * row_bytes)) {
         match layout.has_palette() {
-            true => decode_exact(&view, tile, row_bytes, &mut escapes, dst)?,
+            true => decode_exact(view, tile, row_bytes, &mut escapes, dst)?,
             false => decode_plain(layout, tile, row_bytes, dst),
         }
     }

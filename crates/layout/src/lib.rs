@@ -53,15 +53,17 @@ mod kernels;
 
 mod aligned;
 mod matrix;
+mod packed;
 
 pub use aligned::AlignedBytes;
 pub use cell::{CELL_COLS, TILE_ROWS};
 pub use error::{Error, Result};
 pub use geometry::{Geometry, MAX_COLS};
-pub use group::{decode_group, encode_group};
+pub use group::{decode_group, decode_tiles, encode_group};
 pub use header::{ALIGNMENT, READ_SLACK};
 pub use layout::Layout;
 pub use matrix::{Matrix, Memory};
+pub use packed::{PackedHead, PackedView};
 pub use palette::Histogram;
 pub use view::{GroupView, TileView};
 
