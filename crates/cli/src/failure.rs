@@ -117,6 +117,9 @@ impl Failure {
                 let (message, hint) = io_advice(source);
                 (Kind::Io, message, hint.into())
             }
+            Error::Interrupted { .. } => {
+                (Kind::Interrupted, "interrupted".to_owned(), "run the same command again".into())
+            }
             _ => (Kind::Input, error.to_string(), "update netweight".into()),
         };
         let is_disk_full = matches!(&error, Error::Io { source, .. } if is_disk_full(source));

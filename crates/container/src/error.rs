@@ -84,6 +84,12 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// The caller wants no more of it.
+    #[error("{place}interrupted")]
+    Interrupted {
+        /// Where.
+        place: Place,
+    },
 }
 
 fn io_text(source: &io::Error) -> Cow<'static, str> {
@@ -111,6 +117,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// See [`Error::Io`].
     Io,
+    /// See [`Error::Interrupted`].
+    Interrupted,
 }
 
 impl Error {
@@ -139,6 +147,11 @@ impl Error {
         Error::Io { place: Place { path: Some(path.to_path_buf()), ..Place::default() }, source }
     }
 
+    /// A [`Error::Interrupted`] without a place.
+    pub fn interrupted() -> Error {
+        Error::Interrupted { place: Place::default() }
+    }
+
     /// Which kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -147,6 +160,7 @@ impl Error {
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::InvalidArgument { .. } => ErrorKind::InvalidArgument,
             Error::Io { .. } => ErrorKind::Io,
+            Error::Interrupted { .. } => ErrorKind::Interrupted,
         }
     }
 
@@ -157,7 +171,8 @@ impl Error {
             | Error::Corrupt { place, .. }
             | Error::Unsupported { place, .. }
             | Error::InvalidArgument { place, .. }
-            | Error::Io { place, .. } => place,
+            | Error::Io { place, .. }
+            | Error::Interrupted { place } => place,
         }
     }
 
@@ -167,7 +182,8 @@ impl Error {
             | Error::Corrupt { place, .. }
             | Error::Unsupported { place, .. }
             | Error::InvalidArgument { place, .. }
-            | Error::Io { place, .. } => place,
+            | Error::Io { place, .. }
+            | Error::Interrupted { place } => place,
         }
     }
 

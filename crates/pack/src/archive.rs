@@ -67,6 +67,11 @@ impl Archive {
         self.shards.get(relative)
     }
 
+    /// The shards by relative path, for who keeps them.
+    pub fn into_shards(self) -> impl Iterator<Item = (String, ArchiveShard)> {
+        self.shards.into_iter()
+    }
+
     /// The shard that holds the tensor, and the tensor.
     ///
     /// # Errors
@@ -188,6 +193,24 @@ impl ArchiveShard {
         }
         self.spare_workers().push(worker);
         result
+    }
+
+    /// Cuts a range of the original such that no chunk lies in two pieces: threads that read a piece each with
+    /// [`ArchiveShard::read_range`] decode every chunk once. What lies beyond the original is left out.
+    pub fn cut(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let first = self.parts.partition_point(|part| part.start + part.len_bytes <= range.start);
+        let mut pieces = Vec::new();
+        for part in self.parts[first..].iter().take_while(|part| part.start < range.end) {
+            let end = range.end.min(part.start + part.len_bytes);
+            let mut begin = range.start.max(part.start);
+            while begin < end {
+                let chunk_idx = (begin - part.start) / part.chunk_bytes;
+                let next = end.min(part.start + (chunk_idx + 1) * part.chunk_bytes);
+                pieces.push(begin..next);
+                begin = next;
+            }
+        }
+        pieces
     }
 
     /// Reads all bytes of a tensor into `dst`, which must be as long as the tensor.

@@ -49,10 +49,15 @@ pub(crate) fn encode(
 
 /// Reads the chunk into `worker.chunk` and checks its checksum.
 pub(crate) fn read(worker: &mut Worker, input: &InputFile, chunk: ChunkRef) -> Result<()> {
+    read_into(&mut worker.chunk, input, chunk)
+}
+
+/// Makes `bytes` the chunk, and checks its checksum.
+pub(crate) fn read_into(bytes: &mut Vec<u8>, input: &InputFile, chunk: ChunkRef) -> Result<()> {
     let len_bytes = usize::try_from(chunk.len_bytes).map_err(|_| Error::invalid("too large for this machine"))?;
-    worker.chunk.resize(len_bytes, 0);
-    input.read_exact_at(chunk.offset, &mut worker.chunk)?;
-    if checksum(&worker.chunk) != chunk.crc {
+    bytes.resize(len_bytes, 0);
+    input.read_exact_at(chunk.offset, bytes)?;
+    if checksum(bytes) != chunk.crc {
         return Err(Error::corrupt("a chunk was changed (CRC-64)").in_file(input.path()).at_offset(chunk.offset));
     }
     Ok(())

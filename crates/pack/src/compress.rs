@@ -123,7 +123,7 @@ struct Record<'a> {
 }
 
 /// Force is for replacing an archive, or an empty folder: anything else might be somebody's only copy.
-fn check_former_archive(destination: &Path) -> Result<()> {
+pub(crate) fn check_former_archive(destination: &Path) -> Result<()> {
     let Ok(about) = std::fs::symlink_metadata(destination) else { return Ok(()) };
     let is_ours = if about.is_dir() {
         Archive::open(destination).is_ok() || std::fs::read_dir(destination).in_file(destination)?.next().is_none()

@@ -3,16 +3,23 @@
 use netweight_container::{Context, Result};
 use rayon::prelude::*;
 
+use crate::Progress;
 use crate::archive::ArchiveShard;
 use crate::batch::{self, Batches, Piece, Span};
 use crate::chunk;
+use crate::progress::check_interrupted;
 use crate::workers::Workers;
 
 /// Gets consecutive parts of the original: the offset, and the bytes from there on.
 pub(crate) type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<()> + Send + 'a;
 
 /// Decodes the whole original into `sink`.
-pub(crate) fn decode_shard(workers: &Workers, shard: &ArchiveShard, sink: &mut Sink<'_>) -> Result<()> {
+pub(crate) fn decode_shard(
+    workers: &Workers,
+    shard: &ArchiveShard,
+    progress: &dyn Progress,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
     let span = |part: &crate::parts::Part| Span {
         start: part.start,
         len_bytes: part.len_bytes,
@@ -30,6 +37,7 @@ pub(crate) fn decode_shard(workers: &Workers, shard: &ArchiveShard, sink: &mut S
             )
         });
         used.and(decoded)?;
+        check_interrupted(progress)?;
         before_start = pieces[0].start;
         std::mem::swap(&mut before, &mut current);
     }

@@ -4,6 +4,7 @@
 //! Modes are tried until one keeps the size promise: `resident` where it is asked for, `tensors`, `opaque`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use netweight_codec::Level;
 use netweight_container::{
@@ -19,13 +20,38 @@ use crate::batch::{self, Batches, Piece, Span};
 use crate::chunk::{self, CodedChunk};
 use crate::coding::Coding;
 use crate::payload_writer::PayloadWriter;
+use crate::progress::check_interrupted;
 use crate::report::CoderUse;
 use crate::workers::Workers;
 use crate::{Progress, resident};
 
+/// Where the bytes of an original are read from.
+pub(crate) trait Input: Sync {
+    /// Size in bytes.
+    fn len_bytes(&self) -> u64;
+    /// For errors.
+    fn path(&self) -> &Path;
+    /// Fills `dst` from `offset` on.
+    fn read_exact_at(&self, offset: u64, dst: &mut [u8]) -> Result<()>;
+}
+
+impl Input for InputFile {
+    fn len_bytes(&self) -> u64 {
+        InputFile::len_bytes(self)
+    }
+
+    fn path(&self) -> &Path {
+        InputFile::path(self)
+    }
+
+    fn read_exact_at(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
+        InputFile::read_exact_at(self, offset, dst)
+    }
+}
+
 /// What is to be encoded.
 pub(crate) struct Job<'a> {
-    pub(crate) input: &'a InputFile,
+    pub(crate) input: &'a dyn Input,
     pub(crate) header: &'a Header,
     pub(crate) header_bytes: &'a [u8],
     pub(crate) same_as: BTreeMap<String, SameAs>,
@@ -265,6 +291,7 @@ fn encode_batches(
         });
         encoded.and(read).and(written)?;
         meter.advance(current.raw.len() as u64);
+        check_interrupted(meter.progress)?;
         if writer.position() > plan.most_bytes {
             return Ok(None);
         }
@@ -276,7 +303,7 @@ fn encode_batches(
     Ok((writer.position() <= plan.most_bytes).then_some(digest))
 }
 
-fn read_batch(input: &InputFile, batch: &mut Batch) -> Result<()> {
+fn read_batch(input: &dyn Input, batch: &mut Batch) -> Result<()> {
     batch.raw.resize(batch::len_bytes(&batch.pieces), 0);
     let slices = batch::split(&batch.pieces, &mut batch.raw);
     batch.pieces.par_iter().zip(slices).try_for_each(|(piece, slice)| input.read_exact_at(piece.start, slice))

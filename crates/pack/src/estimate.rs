@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::Progress;
 use crate::chunk::{self, CodedChunk};
 use crate::coding::Coding;
+use crate::progress::check_interrupted;
 use crate::shard_file::is_archive;
 use crate::workers::Workers;
 
@@ -144,6 +145,7 @@ impl Layout {
                 sample.stored_bytes += stored_bytes;
                 progress.advance(bytes);
             }
+            check_interrupted(progress)?;
             if begin.elapsed() >= limit {
                 break;
             }

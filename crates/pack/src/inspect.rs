@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::Progress;
 use crate::archive::{Archive, ArchiveShard};
 use crate::chunk;
+use crate::progress::check_interrupted;
 use crate::shard_file::is_archive;
 use crate::workers::Workers;
 
@@ -156,6 +157,7 @@ impl Run<'_> {
                 let start = header.header_bytes + entry.start;
                 let bound = self.bound(entry, |offset, raw| input.read_exact_at(start + offset, raw))?;
                 self.push(inspection, &mut report, bound, None);
+                check_interrupted(self.progress)?;
             }
         }
         Ok(())
@@ -185,6 +187,7 @@ impl Run<'_> {
                 }
                 let stored_bytes = report.stored_bytes;
                 self.push(inspection, &mut report, bound, stored_bytes);
+                check_interrupted(self.progress)?;
             }
             if shard.mode() == Mode::Opaque {
                 *inspection.totals.stored_bytes.get_or_insert(0) += shard.file.payload_bytes();

@@ -43,6 +43,7 @@ mod restore;
 mod rows;
 mod shard_file;
 mod side;
+mod tensors;
 mod ties;
 mod verify;
 mod workers;
@@ -59,6 +60,7 @@ pub use report::{CoderUse, FileReport, Report};
 pub use resident::ResidentTensor;
 pub use restore::{RestoreOptions, restore};
 pub use rows::{RowsReport, restore_rows};
+pub use tensors::{TensorBytes, compress_tensors};
 pub use verify::{Problem, VerifyOptions, VerifyReport, verify};
 
 /// Name and version of this program, as archives record it.

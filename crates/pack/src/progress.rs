@@ -1,4 +1,6 @@
-//! How a verb says how far it is.
+//! How a verb says how far it is, and is told to stop.
+
+use netweight_container::{Error, Result};
 
 /// Told by a verb what it is doing. Called from one thread at a time, but not always the same one.
 pub trait Progress: Sync {
@@ -8,6 +10,17 @@ pub trait Progress: Sync {
     fn advance(&self, bytes: u64);
     /// Something a person may want to know, without a line feed.
     fn note(&self, text: &str);
+    /// Whether to stop: the verb then leaves things as after any other error and gives
+    /// [`Error::Interrupted`](crate::Error::Interrupted). Asked between batches, by the thread that called the verb.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// # Errors
+/// `Interrupted` where `progress` says so.
+pub(crate) fn check_interrupted(progress: &dyn Progress) -> Result<()> {
+    if progress.is_interrupted() { Err(Error::interrupted()) } else { Ok(()) }
 }
 
 /// Says nothing.

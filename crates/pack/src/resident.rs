@@ -8,6 +8,7 @@ use netweight_container::{Context, Entry, Error, Mode, Resident, Result};
 use netweight_layout::{Geometry, GroupView, Layout, Matrix, Memory, TILE_ROWS, decode_group, encode_group};
 
 use crate::archive::ArchiveShard;
+use crate::chunk;
 use crate::coding::Coding;
 
 /// Matrices with fewer rows or columns are not worth a tile.
@@ -59,6 +60,20 @@ impl ArchiveShard {
     /// bytes are stored as a matrix of another shape. Nothing is read.
     pub fn resident(&self, name: &str) -> Option<ResidentTensor> {
         self.resident_at(self.tensors().iter().position(|entry| entry.name == name)?)
+    }
+
+    /// Reads group `group_idx` of a tensor that is stored in a resident layout, as it lies, into `dst`, and checks its
+    /// checksum. What `dst` held is lost.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the tensor is not stored so or has no such group; `Truncated`, `Corrupt`, `Io`.
+    pub fn read_group(&self, name: &str, group_idx: usize, dst: &mut Vec<u8>) -> Result<()> {
+        let tensor_idx = self.tensors().iter().position(|entry| entry.name == name);
+        let tensor_idx = tensor_idx.filter(|&tensor_idx| self.resident_at(tensor_idx).is_some());
+        let home = tensor_idx.and_then(|tensor_idx| self.parts[tensor_idx + 1].payload());
+        let group = home.and_then(|(file, payload)| Some((file, *payload.chunks.get(group_idx)?)));
+        let (file, group) = group.ok_or_else(|| Error::invalid("not stored in groups of tiles").in_tensor(name))?;
+        chunk::read_into(dst, &file.input, group).in_tensor(name)
     }
 
     /// [`ArchiveShard::resident`] by index.

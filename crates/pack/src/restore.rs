@@ -106,7 +106,7 @@ impl Run<'_> {
     fn shard(&mut self, relative: &str, shard: &ArchiveShard, out: AtomicFile) -> Result<()> {
         let mut hasher = self.options.check_sha256.then(Sha256::new);
         let progress = self.progress;
-        decode_shard(self.workers, shard, &mut |offset, bytes| {
+        decode_shard(self.workers, shard, progress, &mut |offset, bytes| {
             let (written, ()) = rayon::join(
                 || out.write_all_at(offset, bytes),
                 || {

@@ -4,6 +4,7 @@ use netweight_container::{AtomicFile, Digest, Error, FileKind, FolderFile, Input
 use sha2::{Digest as _, Sha256};
 
 use crate::Progress;
+use crate::progress::check_interrupted;
 
 const STEP_BYTES: usize = 1 << 20;
 
@@ -34,7 +35,7 @@ pub(crate) fn sha256(input: &InputFile, progress: &dyn Progress) -> Result<Diges
     for_each_part(input, |_, bytes| {
         hasher.update(bytes);
         progress.advance(bytes.len() as u64);
-        Ok(())
+        check_interrupted(progress)
     })?;
     Ok(Digest(hasher.finalize().into()))
 }
@@ -50,6 +51,7 @@ pub(crate) fn copy(
     for_each_part(input, |offset, bytes| {
         hasher.update(bytes);
         progress.advance(bytes.len() as u64);
+        check_interrupted(progress)?;
         out.write_all_at(offset, bytes)
     })?;
     let sha256 = Digest(hasher.finalize().into());

@@ -75,7 +75,7 @@ pub fn verify(archive: &Path, options: &VerifyOptions, progress: &dyn Progress) 
         let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match run.shard(archive, options.against.as_deref(), None) {
             Err(error) if matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Io) => return Err(error),
-            found => run.record(&name, found),
+            found => run.record(&name, found)?,
         }
     }
     run.report.seconds = begin.elapsed().as_secs_f64();
@@ -104,7 +104,7 @@ impl Run<'_> {
                 FileKind::Shard => self.shard(&root.join(&file.path), original.as_deref(), Some(file)),
                 _ => self.other_file(&root.join(&file.path), original.as_deref(), file),
             };
-            self.record(&file.path, found);
+            self.record(&file.path, found)?;
         }
         let mut known: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
         known.insert(FOLDER_MANIFEST_NAME);
@@ -121,12 +121,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn record(&mut self, path: &str, found: Result<u64>) {
+    fn record(&mut self, path: &str, found: Result<u64>) -> Result<()> {
         self.report.n_files += 1;
         match found {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
             Ok(bytes) => self.report.original_bytes = self.report.original_bytes.saturating_add(bytes),
             Err(error) => self.problem(path, &error.to_string()),
         }
+        Ok(())
     }
 
     fn problem(&mut self, path: &str, what: &str) {
@@ -147,7 +149,7 @@ impl Run<'_> {
         let original = original.map(InputFile::open).transpose()?;
         let mut hasher = Sha256::new();
         let (mut expected, progress) = (Vec::new(), self.progress);
-        decode_shard(self.workers, &shard, &mut |offset, bytes| {
+        decode_shard(self.workers, &shard, progress, &mut |offset, bytes| {
             hasher.update(bytes);
             progress.advance(bytes.len() as u64);
             original.as_ref().map_or(Ok(()), |original| compare(original, offset, bytes, &mut expected))
