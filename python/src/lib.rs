@@ -1,0 +1,42 @@
+//! The Python module `netweight`: archives as numpy arrays and torch tensors, and matrices that stay packed in memory.
+//!
+//! Goes in: calls from Python. Comes out: bytes in memory that Python has allocated, or reports as JSON, which
+//! `netweight/*.py` turn into classes. This crate knows paths, names and addresses; dtypes and frameworks are Python's.
+//! Suggested reading: `reader.rs` with `source.rs` (tensors by name), `matrix.rs` (packed matrices), `verbs.rs`,
+//! `errors.rs` (errors become text and exceptions here only), `memory.rs` (addresses become slices), `pools.rs`.
+#![deny(unsafe_code)]
+
+mod reader;
+mod source;
+
+mod matrix;
+
+mod verbs;
+
+mod errors;
+
+#[allow(unsafe_code)]
+mod memory;
+mod pools;
+
+use pyo3::prelude::*;
+
+/// The part of `netweight` that is written in Rust. What stands here is documented in `netweight`.
+#[pymodule]
+mod _netweight {
+    #[pymodule_export]
+    use crate::matrix::{pack_matrix, pack_matrix_at, packed_info, packed_info_at, unpack_matrix, unpack_matrix_at};
+    #[pymodule_export]
+    use crate::memory::AlignedBuffer;
+    #[pymodule_export]
+    use crate::reader::Reader;
+    #[pymodule_export]
+    use crate::verbs::{compress, compress_tensors, estimate, inspect, is_archive, restore, restore_tensor, verify};
+
+    use super::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
