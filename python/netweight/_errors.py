@@ -25,6 +25,10 @@ class FormatError(Error):
     """An archive of a format that this version does not read: it was written by a newer one."""
 
 
+class GpuError(Error, RuntimeError):
+    """A GPU, its driver or its memory: none is there, it is too old, its memory is short, or a call failed."""
+
+
 class InvalidArgument(Error, ValueError):
     """The call asks for something that cannot be."""
 

@@ -14,6 +14,15 @@ pub enum Failure {
     Error(Error),
     /// An exception that is there already, as of a callback.
     Exception(PyErr),
+    /// A GPU's.
+    Gpu(netweight_kernels_cuda::Error),
+}
+
+impl Failure {
+    /// An error of a GPU.
+    pub fn gpu(error: netweight_kernels_cuda::Error) -> Failure {
+        Failure::Gpu(error)
+    }
 }
 
 impl From<Error> for Failure {
@@ -44,6 +53,7 @@ impl From<Failure> for PyErr {
         match failure {
             Failure::Error(error) => Python::attach(|py| exception(py, error).unwrap_or_else(|error| error)),
             Failure::Exception(error) => error,
+            Failure::Gpu(error) => Python::attach(|py| gpu_exception(py, &error).unwrap_or_else(|error| error)),
         }
     }
 }
@@ -107,6 +117,11 @@ fn exception(py: Python<'_>, error: Error) -> PyResult<PyErr> {
     exception.setattr("tensor", place.tensor)?;
     exception.setattr("offset", place.offset)?;
     Ok(PyErr::from_value(exception))
+}
+
+fn gpu_exception(py: Python<'_>, error: &netweight_kernels_cuda::Error) -> PyResult<PyErr> {
+    let class = py.import("netweight._errors")?.getattr("GpuError")?.cast_into::<PyType>()?;
+    Ok(PyErr::from_value(class.call1((error.to_string(),))?))
 }
 
 fn exists(error: &Error, place: &Place, hint: &str) -> PyResult<PyErr> {

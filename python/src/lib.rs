@@ -2,7 +2,7 @@
 //!
 //! Goes in: calls from Python. Comes out: bytes in memory that Python has allocated, or reports as JSON, which
 //! `netweight/*.py` turn into classes. This crate knows paths, names and addresses; dtypes and frameworks are Python's.
-//! Suggested reading: `reader.rs` with `source.rs` (tensors by name), `matrix.rs` (packed matrices), `verbs.rs`,
+//! Suggested reading: `reader.rs` with `source.rs` (tensors by name), `matrix.rs` (packed matrices; `gpu.rs`, on GPUs), `verbs.rs`,
 //! `errors.rs` (errors become text and exceptions here only), `memory.rs` (addresses become slices), `pools.rs`.
 #![deny(unsafe_code)]
 
@@ -12,6 +12,10 @@ mod source;
 mod matrix;
 
 mod verbs;
+
+// Says why its `unsafe` is sound, as memory.rs does.
+#[allow(unsafe_code)]
+mod gpu;
 
 mod errors;
 
@@ -24,6 +28,8 @@ use pyo3::prelude::*;
 /// The part of `netweight` that is written in Rust. What stands here is documented in `netweight`.
 #[pymodule]
 mod _netweight {
+    #[pymodule_export]
+    use crate::gpu::{gpu_embed_at, gpu_pack_at, gpu_padded, gpu_unpack_at};
     #[pymodule_export]
     use crate::matrix::{pack_matrix, pack_matrix_at, packed_info, packed_info_at, unpack_matrix, unpack_matrix_at};
     #[pymodule_export]

@@ -1,4 +1,4 @@
-//! Memory that Python allocated, as slices; and memory of ours that Python reads. The only file with `unsafe`.
+//! Memory that Python allocated, as slices; and memory of ours that Python reads. With gpu.rs the only file with `unsafe`.
 //!
 //! What cannot be checked here is the caller's promise, and the documentation of each function that takes an address
 //! repeats it: the memory stays where it is, and nobody else writes to it, until the call returns.

@@ -185,6 +185,20 @@ pub struct Packed {
 }
 
 impl Packed {
+    /// A matrix of so many words.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where they are too few.
+    pub fn of(layout: Layout, shape: Shape, n_words: usize) -> Result<Packed> {
+        let n_escape_starts = if layout == Layout::Rows { 0 } else { shape.n_tiles() * N_SLICES + 1 };
+        let least = layout.n_words(shape) + 2 * shape.n_tiles() * layout.n_palettes() + n_escape_starts;
+        if n_words < least {
+            let name = layout.name();
+            return Err(Error::InvalidArgument(format!("{n_words} words are too few for {name}: {least} are not")));
+        }
+        Ok(Packed { layout, shape, n_escape_starts, n_words })
+    }
+
     /// The layout.
     pub fn layout(&self) -> Layout {
         self.layout

@@ -2,9 +2,9 @@
 
 mod common;
 
-use netweight_kernels_cuda::Layout;
 use netweight_kernels_cuda::launch::{decode_foreign, embed_foreign, foreign_len};
 use netweight_kernels_cuda::layout::Shape;
+use netweight_kernels_cuda::{Layout, Packed};
 use rand::Rng;
 
 /// The stream that everybody has.
@@ -23,6 +23,8 @@ fn packed_matrices() {
             let mut words = vec![0; matrix.packed().n_words()];
             let packed = matrix.pack(&mut words).expect("a copy");
             drop(matrix);
+            assert_eq!(Packed::of(layout, shape, packed.n_words()).expect("as many"), packed);
+            assert!(Packed::of(layout, shape, packed.n_words() / 2).is_err());
             let words = device.upload(&words).expect("memory");
             let place = (&packed, words.address());
             let tiles = 1..shape.n_tiles();
