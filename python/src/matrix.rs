@@ -1,6 +1,7 @@
 //! Packed matrices (`netweight_layout::PackedView`): made on all threads, and decoded on all threads into memory of the
 //! caller's, for each layer of each token. Goes in: rows of bf16. Comes out: one string of bytes, or rows again.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -23,6 +24,11 @@ const GROUPS_PER_THREAD: usize = 4;
 const MIN_PIECE_WEIGHTS: usize = 1 << 15;
 /// Pieces for each thread, about, so that none waits long for the last.
 const PIECES_PER_THREAD: usize = 8;
+
+thread_local! {
+    /// What decoding keeps beside its rows: some 100 kB, which stays with a thread.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Packs a bf16 matrix: src is a C-contiguous buffer of rows * cols * 2 bytes, shape is (rows, cols).
 ///
@@ -244,6 +250,6 @@ fn unpack(packed: Bytes, target: BytesMut, rows: Option<(usize, usize)>, threads
         let first = (tiles.start + piece_idx * n_tiles) * TILE_ROWS;
         let rows = first.max(begin)..end.min(first + n_tiles * TILE_ROWS);
         let dst = target.part((rows.start - begin) * row_bytes..(rows.end - begin) * row_bytes);
-        Ok(view.decode_rows(rows, dst)?)
+        Ok(SCRATCH.with_borrow_mut(|scratch| view.decode_rows(rows, scratch, dst))?)
     })
 }

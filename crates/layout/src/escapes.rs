@@ -1,6 +1,8 @@
 //! High bytes that the palette does not have. exact12 keeps them as they are; exact11 gives them a nibble of a second
 //! palette, and keeps those that this one does not have either. Next in the flow: group.rs.
 
+use crate::header::READ_SLACK;
+
 /// The nibble of exact11 that takes the next raw byte.
 const RAW: u8 = 15;
 
@@ -19,11 +21,16 @@ pub(crate) fn write_nibbles(escapes: &[u8], codes: &[u8; 256], nibbles: &mut Vec
     nibbles.extend(rest.iter().map(|&last| nibble(last)));
 }
 
-/// The reverse of [`write_nibbles`]: high bytes to the front of `highs`, which has room for two for each byte of
-/// `nibbles`; `second` is the second palette, (15,). Returns how many there are; the last may be padding. `None` where
+/// `(nibbles, raw, second, highs)`: the reverse of [`write_nibbles`]. `nibbles` and `raw` end with [`READ_SLACK`] bytes
+/// that mean nothing; `second` is the second palette, (15,). High bytes go to the front of `highs`, which has room for
+/// two for each byte of `nibbles`, slack included. Returns how many there are; the last may be padding. `None` where
 /// nibbles and raw bytes do not fit each other.
+pub(crate) type ReadNibbles = fn(&[u8], &[u8], &[u8], &mut [u8]) -> Option<usize>;
+
+/// [`ReadNibbles`].
 pub(crate) fn read_nibbles(nibbles: &[u8], raw: &[u8], second: &[u8], highs: &mut [u8]) -> Option<usize> {
-    let mut raw = raw.iter();
+    let nibbles = &nibbles[..nibbles.len() - READ_SLACK];
+    let mut raw = raw[..raw.len() - READ_SLACK].iter();
     let mut high = |nibble: u8| second.get(usize::from(nibble)).or_else(|| raw.next()).copied();
     for (pair, byte) in highs.as_chunks_mut::<2>().0.iter_mut().zip(nibbles) {
         *pair = [high(byte & RAW)?, high(byte >> 4)?];

@@ -2,7 +2,7 @@
 //! weight is a low byte, kept as it is, and a high byte, which becomes a code. Goes in: whole cells of a tile. Comes
 //! out: cells and escapes; and back. Next in the flow: exact11.rs, exact12.rs, escapes.rs.
 
-use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, TileRows, block_position};
+use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, PaddedCell, TileRows, block_position};
 
 /// Codes of a cell, (block, weight).
 pub(crate) type CellCodes = [[u8; BLOCK_WEIGHTS]; CELL_BLOCKS];
@@ -11,6 +11,11 @@ pub(crate) type CellCodes = [[u8; BLOCK_WEIGHTS]; CELL_BLOCKS];
 /// outside the palette are appended, in order of cell, block and weight, to `escapes`, which has room for all weights
 /// and [`ESCAPE_ROOM`] bytes more. Returns how many there were.
 pub(crate) type EncodeExact = fn(TileRows<'_>, &Palette, &mut [u8], &mut [u8]) -> usize;
+
+/// `(cells, palette, escapes, row_bytes, dst)`: the reverse, for the first cells of a tile of 16 rows of `row_bytes`
+/// bytes; `cells` is (n_cells, cell_bytes). `escapes` has room for all weights of the cells and [`ESCAPE_ROOM`] bytes
+/// more, whatever is there. Returns how many escapes the codes asked for.
+pub(crate) type DecodeExact = fn(&[u8], &[u8; 16], &[u8], usize, &mut [u8]) -> usize;
 
 /// Room after the last escape, for stores of whole registers.
 pub(crate) const ESCAPE_ROOM: usize = 64;
@@ -78,10 +83,30 @@ pub(crate) fn encode_cells<const N: u8>(
     n_escapes
 }
 
+/// [`DecodeExact`] with `unpack` for the cell's codes and `N` as the escape, for cells of `CELL_BYTES`.
+pub(crate) fn decode_cells<const N: u8, const CELL_BYTES: usize>(
+    cells: &[u8],
+    palette: &[u8; 16],
+    escapes: &[u8],
+    row_bytes: usize,
+    dst: &mut [u8],
+    unpack: fn(&[u8]) -> CellCodes,
+) -> usize {
+    let (mut n_escapes, mut padded) = (0, PaddedCell::new(64));
+    for (cell_idx, cell) in cells.as_chunks::<CELL_BYTES>().0.iter().enumerate() {
+        let (packed, lows) = split_cell(cell);
+        let rows = padded.bytes_mut().try_into().expect("16 rows of 64 bytes");
+        n_escapes += decode_cell(&unpack(packed), lows, &palette[..usize::from(N)], &escapes[n_escapes..], rows);
+        padded.store(dst, row_bytes, cell_idx);
+    }
+    n_escapes
+}
+
 /// One cell back into `rows`, (16, 32) elements: its `codes`, unpacked, its low bytes, and the high bytes of the tile's
 /// escapes, whose code is the palette's length. `escapes` has room for all weights of the cell, whatever is there.
 /// Returns how many escapes the codes asked for.
-pub(crate) fn decode_cell(
+#[inline]
+fn decode_cell(
     codes: &CellCodes,
     lows: &[u8; LOW_BYTES],
     palette: &[u8],
@@ -143,7 +168,7 @@ fn store_block(weights: &[u16; BLOCK_WEIGHTS], block_idx: usize, rows: &mut [u8;
 }
 
 /// Codes and low bytes of a cell.
-pub(crate) fn split_cell(cell: &[u8]) -> (&[u8], &[u8; LOW_BYTES]) {
+fn split_cell(cell: &[u8]) -> (&[u8], &[u8; LOW_BYTES]) {
     let (codes, lows) = cell.split_last_chunk().expect("a cell has low bytes");
     (codes, lows)
 }

@@ -2,7 +2,7 @@
 //! more than one shift to be read, except the last two blocks', which need two.
 
 use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, TileRows};
-use crate::exact::{CellCodes, Palette, encode_cells};
+use crate::exact::{CellCodes, Palette, decode_cells, encode_cells};
 
 /// The code of escapes.
 pub(crate) const ESCAPE: u8 = 7;
@@ -24,8 +24,15 @@ pub(crate) fn pack(codes: &CellCodes, packed: &mut [u8]) {
     }
 }
 
+/// [`crate::exact::DecodeExact`].
+#[inline]
+pub(crate) fn decode(cells: &[u8], palette: &[u8; 16], escapes: &[u8], row_bytes: usize, dst: &mut [u8]) -> usize {
+    decode_cells::<ESCAPE, 704>(cells, palette, escapes, row_bytes, dst, unpack)
+}
+
 /// The reverse of [`pack`].
-pub(crate) fn unpack(packed: &[u8]) -> CellCodes {
+#[inline]
+fn unpack(packed: &[u8]) -> CellCodes {
     let [a, b, c] = packed.as_chunks::<BLOCK_WEIGHTS>().0 else { panic!("three vectors") };
     let mut codes = [[0; BLOCK_WEIGHTS]; CELL_BLOCKS];
     for i in 0..BLOCK_WEIGHTS {

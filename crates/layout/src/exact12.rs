@@ -1,7 +1,7 @@
 //! Codes of 4 bits: exact12. Vector `q` of 64 bytes has block 2q in its low and block 2q + 1 in its high nibbles.
 
 use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, TileRows};
-use crate::exact::{CellCodes, Palette, encode_cells};
+use crate::exact::{CellCodes, Palette, decode_cells, encode_cells};
 
 /// The code of escapes.
 pub(crate) const ESCAPE: u8 = 15;
@@ -20,8 +20,15 @@ pub(crate) fn pack(codes: &CellCodes, packed: &mut [u8]) {
     }
 }
 
+/// [`crate::exact::DecodeExact`].
+#[inline]
+pub(crate) fn decode(cells: &[u8], palette: &[u8; 16], escapes: &[u8], row_bytes: usize, dst: &mut [u8]) -> usize {
+    decode_cells::<ESCAPE, 768>(cells, palette, escapes, row_bytes, dst, unpack)
+}
+
 /// The reverse of [`pack`].
-pub(crate) fn unpack(packed: &[u8]) -> CellCodes {
+#[inline]
+fn unpack(packed: &[u8]) -> CellCodes {
     let mut codes = [[0; BLOCK_WEIGHTS]; CELL_BLOCKS];
     for (vector, pair) in packed.as_chunks::<BLOCK_WEIGHTS>().0.iter().zip(codes.as_chunks_mut::<2>().0) {
         for i in 0..BLOCK_WEIGHTS {

@@ -2,15 +2,15 @@
 //! out: the bytes of a group, and the same weights back. Next in the flow: view.rs, which checks and cuts a group.
 
 use crate::cell::{CELL_COLS, CELL_WEIGHTS, PaddedCell, TILE_ROWS, TileRows};
-use crate::escapes::{read_nibbles, write_nibbles};
-use crate::exact::{ESCAPE_ROOM, EncodeExact, Palette, decode_cell, split_cell};
+use crate::escapes::write_nibbles;
+use crate::exact::{DecodeExact, ESCAPE_ROOM, EncodeExact, Palette};
 use crate::geometry::{MAX_COLS, tiles_per_group};
 use crate::header::{self, ALIGNMENT, Entry, Header, READ_SLACK};
 use crate::kernels::{self, Kernels};
 use crate::palette::Histogram;
 use crate::plain::{decode_bf16, decode_f16, decode_f32};
 use crate::wide::is_wide;
-use crate::{Error, GroupView, Layout, Result, TileView, exact11, exact12};
+use crate::{Error, GroupView, Layout, Result, TileView};
 
 /// Encodes a group: `src` (n_rows, cols) little-endian elements of [`Layout::source_dtype`], at most
 /// [`crate::Geometry::tiles_per_group`] tiles of 16 rows. `out` becomes the group, a multiple of 64 bytes; what it held
@@ -80,16 +80,35 @@ pub fn decode_group(layout: Layout, cols: usize, n_rows: usize, group: &[u8], ds
     if view.n_tiles() != n_rows.div_ceil(TILE_ROWS) {
         return Err(Error::Corrupt("a group of another number of tiles"));
     }
-    decode_tiles(&view, cols, 0, dst)
+    decode_tiles(&view, cols, 0, &mut Vec::new(), dst)
 }
 
 /// Decodes tiles of a group of a matrix of `cols` columns, from tile `first` on, into `dst`: the rows of those tiles,
-/// (n_rows, cols) elements. Only the last tile may have fewer than 16 rows; those left out are not written.
+/// (n_rows, cols) elements. Only the last tile may have fewer than 16 rows; those left out are not written. `scratch` is
+/// for reuse: what it holds does not matter.
 ///
 /// # Errors
 /// [`Error::Corrupt`] as for [`decode_group`]; [`Error::InvalidArgument`] where `dst` is not whole rows, or the group
 /// has no such tiles or other columns.
-pub fn decode_tiles(view: &GroupView<'_>, cols: usize, first: usize, dst: &mut [u8]) -> Result<()> {
+pub fn decode_tiles(
+    view: &GroupView<'_>,
+    cols: usize,
+    first: usize,
+    scratch: &mut Vec<u8>,
+    dst: &mut [u8],
+) -> Result<()> {
+    decode_with(kernels::best(), view, cols, first, scratch, dst)
+}
+
+/// [`decode_tiles`] with the kernels of one row.
+pub(crate) fn decode_with(
+    kernels: &Kernels,
+    view: &GroupView<'_>,
+    cols: usize,
+    first: usize,
+    scratch: &mut Vec<u8>,
+    dst: &mut [u8],
+) -> Result<()> {
     let layout = view.layout();
     let row_bytes = cols * layout.element_bytes();
     if cols.div_ceil(CELL_COLS) != view.n_cells() || row_bytes == 0 || !dst.len().is_multiple_of(row_bytes) {
@@ -100,10 +119,13 @@ pub fn decode_tiles(view: &GroupView<'_>, cols: usize, first: usize, dst: &mut [
         return Err(Error::InvalidArgument("the group has no such tiles"));
     }
     let tiles = (first..first + n_tiles).map(|tile_idx| view.tile(tile_idx));
-    let mut escapes = vec![0; if layout.has_palette() { view.n_cells() * CELL_WEIGHTS + ESCAPE_ROOM } else { 0 }];
+    let n_escapes = if layout.has_palette() { view.n_cells() * CELL_WEIGHTS + 2 * ESCAPE_ROOM } else { 0 };
+    if scratch.len() < n_escapes {
+        scratch.resize(n_escapes, 0);
+    }
     for (tile, dst) in tiles.zip(dst.chunks_mut(TILE_ROWS * row_bytes)) {
         match layout.has_palette() {
-            true => decode_exact(view, tile, row_bytes, &mut escapes, dst)?,
+            true => decode_exact(kernels, view, tile, row_bytes, scratch, dst)?,
             false => decode_plain(layout, tile, row_bytes, dst),
         }
     }
@@ -193,34 +215,36 @@ fn decode_plain(layout: Layout, tile: TileView<'_>, row_bytes: usize, dst: &mut 
     }
 }
 
-/// As [`decode_plain`]; `escapes` has room for the high bytes of all weights of the tile.
+/// As [`decode_plain`]. Whole cells go straight where they belong, padded ones by way of rows of their own.
 fn decode_exact(
+    kernels: &Kernels,
     view: &GroupView<'_>,
     tile: TileView<'_>,
     row_bytes: usize,
     escapes: &mut [u8],
     dst: &mut [u8],
 ) -> Result<()> {
-    let (layout, palette) = (view.layout(), view.palette());
-    let raw = &tile.raw[..tile.raw.len() - READ_SLACK];
-    let (n_least, n_most) = match layout {
+    let layout = view.layout();
+    let n_raw = tile.raw.len() - READ_SLACK;
+    let (decode, n_least, n_most): (DecodeExact, usize, usize) = match layout {
         Layout::Exact11 => {
-            let nibbles = &tile.nibbles[..tile.nibbles.len() - READ_SLACK];
-            let n = read_nibbles(nibbles, raw, view.second_palette(), escapes);
+            let n = (kernels.read_nibbles)(tile.nibbles, tile.raw, view.second_palette(), escapes);
             let n = n.ok_or(Error::Corrupt("raw escapes do not fit their nibbles"))?;
-            (n.saturating_sub(1), n)
+            (kernels.decode_exact11, n.saturating_sub(1), n)
         }
         _ => {
-            escapes[..raw.len()].copy_from_slice(raw);
-            (raw.len(), raw.len())
+            escapes[..n_raw].copy_from_slice(&tile.raw[..n_raw]);
+            (kernels.decode_exact12, n_raw, n_raw)
         }
     };
-    let mut n_escapes = 0;
+    let mut palette = [0; 16];
+    palette[..layout.n_palette()].copy_from_slice(view.palette());
+    let n_whole = if dst.len() == TILE_ROWS * row_bytes { row_bytes / layout.cell_row_bytes() } else { 0 };
+    let (whole, rest) = tile.cells.split_at(n_whole * layout.cell_bytes());
+    let mut n_escapes = decode(whole, &palette, escapes, row_bytes, dst);
     let mut padded = PaddedCell::new(layout.cell_row_bytes());
-    for (cell_idx, cell) in tile.cells.chunks_exact(layout.cell_bytes()).enumerate() {
-        let (packed, lows) = split_cell(cell);
-        let codes = if layout == Layout::Exact11 { exact11::unpack(packed) } else { exact12::unpack(packed) };
-        n_escapes += decode_cell(&codes, lows, palette, &escapes[n_escapes..], array_mut(padded.bytes_mut()));
+    for (cell_idx, cell) in (n_whole..).zip(rest.chunks_exact(layout.cell_bytes())) {
+        n_escapes += decode(cell, &palette, &escapes[n_escapes..], layout.cell_row_bytes(), padded.bytes_mut());
         padded.store(dst, row_bytes, cell_idx);
     }
     match (n_least..=n_most).contains(&n_escapes) {

@@ -136,12 +136,13 @@ impl<'a> PackedView<'a> {
         }
     }
 
-    /// Decodes rows into `dst`, (rows, cols) elements of [`Layout::source_dtype`].
+    /// Decodes rows into `dst`, (rows, cols) elements of [`Layout::source_dtype`]. `scratch` is for reuse: what it holds
+    /// does not matter.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] where there are no such rows or `dst` has another length; else as
     /// [`crate::decode_group`].
-    pub fn decode_rows(&self, rows: Range<usize>, dst: &mut [u8]) -> Result<()> {
+    pub fn decode_rows(&self, rows: Range<usize>, scratch: &mut Vec<u8>, dst: &mut [u8]) -> Result<()> {
         let cols = self.geometry.cols();
         let row_bytes = cols * self.geometry.layout().element_bytes();
         if rows.start > rows.end || rows.end > self.geometry.rows() {
@@ -158,7 +159,7 @@ impl<'a> PackedView<'a> {
             let end = rows.end.min(group_rows.end);
             let (here, rest) = dst.split_at_mut((end - row) * row_bytes);
             let within = row - group_rows.start..end - group_rows.start;
-            decode_within(&self.group(group_idx)?, cols, row_bytes, within, here)?;
+            decode_within(&self.group(group_idx)?, cols, within, scratch, here)?;
             (row, dst) = (end, rest);
         }
         Ok(())
@@ -173,20 +174,21 @@ impl<'a> PackedView<'a> {
 fn decode_within(
     group: &GroupView<'_>,
     cols: usize,
-    row_bytes: usize,
     rows: Range<usize>,
+    scratch: &mut Vec<u8>,
     dst: &mut [u8],
 ) -> Result<()> {
+    let row_bytes = cols * group.layout().element_bytes();
     let offset = rows.start % TILE_ROWS;
     if offset == 0 {
-        return decode_tiles(group, cols, rows.start / TILE_ROWS, dst);
+        return decode_tiles(group, cols, rows.start / TILE_ROWS, scratch, dst);
     }
     let n_aside = (TILE_ROWS - offset).min(rows.len());
     let mut aside = vec![0; (offset + n_aside) * row_bytes];
-    decode_tiles(group, cols, rows.start / TILE_ROWS, &mut aside)?;
+    decode_tiles(group, cols, rows.start / TILE_ROWS, scratch, &mut aside)?;
     let (head, tail) = dst.split_at_mut(n_aside * row_bytes);
     head.copy_from_slice(&aside[offset * row_bytes..]);
-    if tail.is_empty() { Ok(()) } else { decode_tiles(group, cols, rows.start / TILE_ROWS + 1, tail) }
+    if tail.is_empty() { Ok(()) } else { decode_tiles(group, cols, rows.start / TILE_ROWS + 1, scratch, tail) }
 }
 
 fn head_bytes(geometry: &Geometry) -> usize {
@@ -231,11 +233,11 @@ mod tests {
             assert_eq!((view.geometry().rows(), view.geometry().cols()), (rows, cols));
             for range in ranges {
                 let mut dst = vec![0xaa; range.len() * cols * 2];
-                view.decode_rows(range.clone(), &mut dst).unwrap();
+                view.decode_rows(range.clone(), &mut Vec::new(), &mut dst).unwrap();
                 assert!(dst == weights[range.start * cols * 2..range.end * cols * 2], "{layout:?} {range:?}");
             }
-            assert!(view.decode_rows(0..rows + 1, &mut vec![0; (rows + 1) * cols * 2]).is_err());
-            assert!(view.decode_rows(0..1, &mut vec![0; cols * 2 + 2]).is_err());
+            assert!(view.decode_rows(0..rows + 1, &mut Vec::new(), &mut vec![0; (rows + 1) * cols * 2]).is_err());
+            assert!(view.decode_rows(0..1, &mut Vec::new(), &mut vec![0; cols * 2 + 2]).is_err());
         };
         for layout in [Layout::Bf16, Layout::Exact11, Layout::Exact12] {
             let ranges = [0..50, 0..0, 50..50, 0..16, 3..4, 5..16, 15..17, 16..50, 33..47, 49..50];
@@ -259,7 +261,8 @@ mod tests {
                 let mut changed = bytes.clone();
                 changed[at] = value;
                 let rows = PackedView::parse(&changed).map_or(0, |view| view.geometry().rows().min(40));
-                let decoded = PackedView::parse(&changed).and_then(|view| view.decode_rows(0..rows, &mut dst));
+                let decoded =
+                    PackedView::parse(&changed).and_then(|view| view.decode_rows(0..rows, &mut Vec::new(), &mut dst));
                 let is_head = at < 64 + 2 * 8 && !(16..32).contains(&at); // Other shapes may have the same cuts.
                 assert!(!is_head || value == bytes[at] || decoded.is_err(), "byte {at} is {value}");
             }

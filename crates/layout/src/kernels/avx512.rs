@@ -198,7 +198,7 @@ unsafe fn load_strip(src: &[u8], stride_bytes: usize, strip_idx: usize) -> [__m5
 /// A strip's four columns of 32-bit elements.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn columns_of([r0, r1, r2, r3]: [__m512i; 4]) -> [__m512i; 4] {
+pub(super) fn columns_of([r0, r1, r2, r3]: [__m512i; 4]) -> [__m512i; 4] {
     let (low01, low23) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpacklo_epi32(r2, r3));
     let (high01, high23) = (_mm512_unpackhi_epi32(r0, r1), _mm512_unpackhi_epi32(r2, r3));
     [
@@ -230,14 +230,14 @@ fn look_up(tables: &[__m512i; 4], high: __m512i) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(bytes: &[u8; 64]) -> __m512i {
+pub(super) fn load(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(bytes: &mut [u8; 64], value: __m512i) {
+pub(super) fn store(bytes: &mut [u8; 64], value: __m512i) {
     // SAFETY: 64 bytes.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), value) }
 }

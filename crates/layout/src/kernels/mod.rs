@@ -1,19 +1,22 @@
-//! The kernels: encoding of whole cells, one table row for each instruction set. The scalar files are the definition; a
+//! The kernels: encoding and decoding of whole cells, one table row for each instruction set. The scalar files are the definition; a
 //! test holds every other row to their bytes.
 //!
 //! Which row runs is decided once, by what the CPU can do. The environment variable `NETWEIGHT_ISA` (`scalar`, `avx2`,
 //! `avx512`; `amx` means `avx512` here) picks a slower one for measuring.
 
-use crate::exact::EncodeExact;
+use crate::escapes::ReadNibbles;
+use crate::exact::{DecodeExact, EncodeExact};
 use crate::plain::EncodePlain;
 use crate::wide::Extremes;
-use crate::{exact11, exact12, plain, wide};
+use crate::{escapes, exact11, exact12, plain, wide};
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_decode;
 
 /// One spelling of every kernel.
 pub(crate) struct Kernels {
@@ -24,6 +27,9 @@ pub(crate) struct Kernels {
     pub(crate) bf16: EncodePlain,
     pub(crate) exact11: EncodeExact,
     pub(crate) exact12: EncodeExact,
+    pub(crate) decode_exact11: DecodeExact,
+    pub(crate) decode_exact12: DecodeExact,
+    pub(crate) read_nibbles: ReadNibbles,
     pub(crate) extremes: Extremes,
 }
 
@@ -35,6 +41,9 @@ static SCALAR: Kernels = Kernels {
     bf16: plain::encode_bf16,
     exact11: exact11::encode,
     exact12: exact12::encode,
+    decode_exact11: exact11::decode,
+    decode_exact12: exact12::decode,
+    read_nibbles: escapes::read_nibbles,
     extremes: wide::extremes,
 };
 
@@ -47,6 +56,9 @@ static AVX2: Kernels = Kernels {
     bf16: avx2::encode_bf16,
     exact11: avx2::encode_exact11,
     exact12: avx2::encode_exact12,
+    decode_exact11: exact11::decode,
+    decode_exact12: exact12::decode,
+    read_nibbles: escapes::read_nibbles,
     extremes: avx2::extremes,
 };
 
@@ -59,6 +71,9 @@ static AVX512: Kernels = Kernels {
     bf16: avx512::encode_bf16,
     exact11: avx512::encode_exact11,
     exact12: avx512::encode_exact12,
+    decode_exact11: avx512_decode::decode_exact11,
+    decode_exact12: avx512_decode::decode_exact12,
+    read_nibbles: avx512_decode::read_nibbles,
     extremes: avx512::extremes,
 };
 

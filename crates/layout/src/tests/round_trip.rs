@@ -2,7 +2,7 @@
 
 use super::{Random, hash, normal_weights, random_weights};
 use crate::cell::{CELL_BLOCKS, block_position};
-use crate::group::encode_with;
+use crate::group::{decode_with, encode_with};
 use crate::{Error, Geometry, GroupView, Layout, Matrix, decode_group, encode_group, kernels};
 use proptest::prelude::*;
 
@@ -21,7 +21,41 @@ fn check_group(layout: Layout, cols: usize, n_rows: usize, src: &[u8]) -> Vec<u8
     decode_group(layout, cols, n_rows, &group, &mut back).unwrap();
     assert!(back == src, "{layout:?} ({n_rows}, {cols})");
     assert_eq!(group.len() % 64, 0);
+    let (view, mut scratch) = (GroupView::parse(layout, cols, &group).unwrap(), vec![0x55; 100]);
+    for kernels in kernels::available() {
+        back.fill(0xaa);
+        decode_with(kernels, &view, cols, 0, &mut scratch, &mut back).unwrap();
+        assert!(back == src, "{layout:?} ({n_rows}, {cols}) with {}", kernels.name);
+    }
     group
+}
+
+/// Whatever is wrong with a group, every instruction set finds it, or gives the same weights.
+#[test]
+fn damage_is_the_same_everywhere() {
+    let mut random = Random(9);
+    for layout in [Layout::Exact11, Layout::Exact12] {
+        let (n_rows, cols) = (40, 100);
+        for src in
+            [normal_weights(layout, n_rows * cols, &mut random), random_weights(layout, n_rows * cols, &mut random)]
+        {
+            let group = check_group(layout, cols, n_rows, &src);
+            for _ in 0..2000 {
+                let mut changed = group.clone();
+                for _ in 0..1 + random.next() % 3 {
+                    changed[random.next() as usize % group.len()] ^= 1 << (random.next() % 8);
+                }
+                let Ok(view) = GroupView::parse(layout, cols, &changed) else { continue };
+                let results: Vec<Option<Vec<u8>>> = kernels::available()
+                    .map(|kernels| {
+                        let mut back = vec![0xaa; src.len()];
+                        decode_with(kernels, &view, cols, 0, &mut Vec::new(), &mut back).ok().map(|()| back)
+                    })
+                    .collect();
+                assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{layout:?}");
+            }
+        }
+    }
 }
 
 #[test]
