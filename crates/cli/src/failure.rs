@@ -133,7 +133,7 @@ impl Failure {
         let known = format!("netweight runs {}", netweight_model::architectures().collect::<Vec<_>>().join(", "));
         let fitting = match error {
             Engine::GpuTooSmall { fitting_context: Some(n), .. } => {
-                format!("--context {n} would fit; or pass --device cpu")
+                format!("a context of {n} tokens would fit (--context {n}); or pass --device cpu")
             }
             _ => String::new(),
         };

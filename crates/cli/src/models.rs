@@ -32,7 +32,7 @@ pub struct DeviceArgs {
 /// Anything else.
 pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     match text.split_once(':') {
-        None if text == "auto" => Ok(DeviceChoice::Auto),
+        None if text.is_empty() || text == "auto" => Ok(DeviceChoice::Auto),
         None if text == "cpu" => Ok(DeviceChoice::Cpu),
         None if text == "cuda" => Ok(DeviceChoice::Cuda(0)),
         Some(("cuda", number)) => number.parse().map(DeviceChoice::Cuda).map_err(|_| "cuda:N has a number".to_owned()),

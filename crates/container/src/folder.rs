@@ -14,7 +14,7 @@ use crate::{Digest, Error, FileKind, Result};
 pub const FOLDER_MANIFEST_NAME: &str = "netweight.json";
 
 /// A file that an archive rewrites is refused where its original is longer.
-pub(crate) const MAX_REWRITTEN_BYTES: u64 = 100_000_000;
+pub const MAX_REWRITTEN_BYTES: u64 = 100_000_000;
 
 /// One file of the original folder.
 #[derive(Clone, Debug, PartialEq, Eq)]

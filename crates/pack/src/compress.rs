@@ -7,7 +7,7 @@ use std::time::Instant;
 use netweight_codec::Level;
 use netweight_container::{
     AtomicFile, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FileKind, FolderFile, FolderManifest, Header,
-    InputFile, Mode, Result, SourceFile, Staging,
+    InputFile, MAX_REWRITTEN_BYTES, Mode, Result, SourceFile, Staging,
 };
 use netweight_layout::Layout;
 use serde::Serialize;
@@ -268,7 +268,8 @@ impl Run<'_> {
         let input = InputFile::open(&file.path)?;
         let out = staging.create(&file.relative)?;
         let (mut kind, mut rewritten) = (file.kind, None);
-        if kind == FileKind::Index || file.relative == CONFIG_NAME {
+        let is_config = file.relative == CONFIG_NAME && input.len_bytes() <= MAX_REWRITTEN_BYTES;
+        if kind == FileKind::Index || is_config {
             let original = input.read_vec(0, input.len_bytes())?;
             let archived = match kind {
                 FileKind::Index => Some(index::rewrite(&original, &file.relative, payload_bytes).in_file(&file.path)?),

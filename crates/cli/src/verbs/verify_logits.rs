@@ -63,15 +63,15 @@ fn ways(
     options: &LoadOptions,
     ui: &Ui,
 ) -> Result<(Vec<Way>, usize), Failure> {
-    let options = LoadOptions { layout, ..*options };
     let store = models::open(path)?;
     let spec = netweight_engine::read_spec(&store).map_err(|error| Failure::running(error).at(path))?;
     let mut tokens = models::tokenizer(&store, spec.vocab)?.encode(prompt).map_err(Failure::running)?;
     if tokens.is_empty() {
         return Err(Failure::new(Kind::Usage, "the prompt has no tokens", "pass some text to --logits"));
     }
+    tokens.truncate(MAX_TOKENS.min(spec.max_positions));
+    let options = LoadOptions { layout, max_positions: Some(tokens.len()), ..*options };
     let mut model = models::load_from(store, &options, &Interrupt::new(), ui)?;
-    tokens.truncate(MAX_TOKENS.min(model.decoder.max_positions()));
     let layouts: Vec<&str> = model.decoder.report().layouts.iter().map(|(layout, _)| layout.name()).collect();
     let layouts = layouts.join(" and ");
     let mut found = Vec::new();

@@ -185,6 +185,7 @@ std::string image_kind(const unsigned char *image, int *target, bool *is_ptx) {
 
 // Does work that was issued to a stream, or keeps it for the graph.
 int netweight_stub_submit(void *handle, Work work) {
+    if (!handle) return work();  // the default stream, which everybody has
     Stream *stream = static_cast<Stream *>(handle);
     if (!streams.count(stream)) return INVALID_HANDLE;
     if (!stream->is_capturing) return work();
@@ -374,6 +375,7 @@ int cuStreamDestroy_v2(void *stream) {
 }
 int cuStreamSynchronize(void *handle) {
     ENTER(cuStreamSynchronize, true, "");
+    if (!handle) return 0;
     Stream *stream = static_cast<Stream *>(handle);
     if (!streams.count(stream)) return INVALID_HANDLE;
     if (stream->is_capturing) return stream->is_broken = true, CAPTURE_UNSUPPORTED;

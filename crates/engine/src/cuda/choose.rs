@@ -38,6 +38,8 @@ pub struct Choice {
     pub layouts: HashMap<String, Layout>,
     /// Names whose layout is slower than the uncompressed one, because memory is short.
     pub n_slower: usize,
+    /// Of [`BUCKETS`] that no step of the session has, the first and last for which some layout is slower.
+    pub slower_prompts: Option<(usize, usize)>,
 }
 
 /// All matrices of a model, in the order of the forward pass.
@@ -106,13 +108,32 @@ pub fn choose(
         let Some((idx, (layout, _))) = steps.min_by(|a, b| a.1.1.total_cmp(&b.1.1)) else { break };
         kinds[idx].chosen = layout;
     }
+    take_back(&mut kinds, room);
     let mut choice = Choice::default();
     for group in groups {
         let Some(kind) = kinds.iter().find(|kind| kind.is_of(group)) else { continue };
+        for n_tokens in kind.slower_beyond(kind.chosen) {
+            let (first, last) = choice.slower_prompts.unwrap_or((n_tokens, n_tokens));
+            choice.slower_prompts = Some((first.min(n_tokens), last.max(n_tokens)));
+        }
         choice.n_slower += if kind.is_slower(kind.chosen) { group.names.len() } else { 0 };
         choice.layouts.extend(group.names.iter().map(|name| (name.clone(), kind.chosen)));
     }
     choice
+}
+
+/// Gives kinds their best layout again where later steps left room for it, first those that gain the most time.
+fn take_back(kinds: &mut [Kind], room: u64) {
+    let mut order: Vec<usize> = (0..kinds.len()).filter(|&idx| kinds[idx].chosen != kinds[idx].best).collect();
+    let gain = |kind: &Kind| kind.seconds(kind.chosen) - kind.seconds(kind.best);
+    order.sort_by(|&a, &b| gain(&kinds[b]).total_cmp(&gain(&kinds[a])));
+    for idx in order {
+        let taken: u64 = kinds.iter().map(|kind| kind.bytes(kind.chosen)).sum();
+        let kind = &mut kinds[idx];
+        if taken - kind.bytes(kind.chosen) + kind.bytes(kind.best) <= room {
+            kind.chosen = kind.best;
+        }
+    }
 }
 
 /// All groups of a shape.
@@ -122,6 +143,7 @@ struct Kind {
     n_groups: usize,
     measured: Seconds,
     n_buckets: usize, // that count
+    best: Layout,     // where memory is not short
     chosen: Layout,
 }
 
@@ -135,12 +157,14 @@ fn kinds(groups: &[Group], seconds_of: impl Fn(Shape) -> Option<Seconds>, n_buck
         let measured = if group.is_multiplied { seconds_of(group.shape) } else { None };
         let measured = measured.unwrap_or_default();
         let (shape, is_multiplied) = (group.shape, group.is_multiplied);
-        let mut kind = Kind { shape, is_multiplied, n_groups: 1, measured, n_buckets, chosen: Layout::Rows };
+        let mut kind =
+            Kind { shape, is_multiplied, n_groups: 1, measured, n_buckets, best: Layout::Rows, chosen: Layout::Rows };
         let by_time_and_bytes = |a: &Layout, b: &Layout| {
             kind.seconds(*a).total_cmp(&kind.seconds(*b)).then(kind.bytes(*a).cmp(&kind.bytes(*b)))
         };
         let never_slower = Layout::ALL.into_iter().filter(|layout| !kind.is_slower(*layout));
-        kind.chosen = never_slower.min_by(by_time_and_bytes).unwrap_or(Layout::Rows);
+        kind.best = never_slower.min_by(by_time_and_bytes).unwrap_or(Layout::Rows);
+        kind.chosen = kind.best;
         kinds.push(kind);
     }
     kinds
@@ -172,6 +196,13 @@ impl Kind {
             (Some(own), Some(rows)) => own.iter().zip(rows).any(|(own, rows)| *own > NOISE * rows),
             _ => self.is_multiplied && layout != Layout::Rows,
         }
+    }
+
+    /// Numbers of tokens beyond those that count for which a layout is slower than the uncompressed one.
+    fn slower_beyond(&self, layout: Layout) -> impl Iterator<Item = usize> {
+        let of = |layout: Layout| self.measured.iter().find(|(of, _)| *of == layout).map(|(_, seconds)| *seconds);
+        let (own, rows) = (of(layout).unwrap_or_default(), of(Layout::Rows).unwrap_or_default());
+        (self.n_buckets..BUCKETS.len()).filter(move |&idx| own[idx] > NOISE * rows[idx]).map(|idx| BUCKETS[idx])
     }
 
     /// Seconds of each number of tokens that counts.
@@ -261,6 +292,9 @@ mod tests {
         for (step_tokens, expected) in [(1, exact), (2, exact), (8, exact), (9, raw), (16, raw), (99, raw)] {
             check([0.7, 0.9, 1.5, 1.5, 1.5], step_tokens, u64::MAX, expected);
         }
+        let seconds = |_| Some(vec![(Layout::Rows, [1.0; 5]), (Layout::Exact12, [0.7, 1.0, 1.5, 1.0, 1.5])]);
+        assert_eq!(choose(&model(), seconds, 1, u64::MAX).slower_prompts, Some((16, 64)));
+        assert_eq!(choose(&model(), seconds, 99, u64::MAX).slower_prompts, None);
         check([0.7, 0.9, 1.01, 2.0, 1.5], 64, u64::MAX, exact); // noise
         check([0.7, 0.9, 1.0, 2.0, 2.1], 32, u64::MAX, exact);
         check([0.7, 0.9, 1.0, 2.0, 2.1], 33, u64::MAX, raw);
@@ -269,6 +303,24 @@ mod tests {
             33,
             0,
             (Layout::ALL.into_iter().min_by_key(|of| of.likely_bytes(SMALL)).unwrap(), 3),
+        );
+    }
+
+    /// A step that a later one makes needless is taken back.
+    #[test]
+    fn what_shrank_for_nothing_does_not_stay() {
+        // The small one loses the least time for each byte, and is not enough; the large ones then are, by themselves.
+        let seconds = |shape: Shape| {
+            let exact = if shape == LARGE { 3.0 } else { 1.01 };
+            Some(vec![(Layout::Rows, [1.0; 5]), (Layout::Exact12, [exact; 5])])
+        };
+        let bytes = |layout: Layout, shape: Shape| layout.likely_bytes(shape) as u64;
+        let table = Layout::ALL.into_iter().map(|layout| bytes(layout, LARGE)).min().unwrap();
+        let room = table + 2 * bytes(Layout::Exact12, LARGE) + bytes(Layout::Rows, SMALL);
+        let choice = choose(&model(), seconds, 1, room);
+        assert_eq!(
+            (choice.layouts["one"], choice.layouts["small"], choice.n_slower),
+            (Layout::Exact12, Layout::Rows, 2)
         );
     }
 

@@ -197,7 +197,7 @@ impl Plan {
         let max_positions = max_positions(spec, options)?;
         let n_slots = options.n_slots.max(1);
         let batch = options.max_batch_tokens.unwrap_or(DEFAULT_BATCH_TOKENS);
-        let max_tokens = batch.clamp(1, max_positions.saturating_mul(n_slots));
+        let max_tokens = most_tokens(batch, max_positions, n_slots);
         let attention = first_attention(spec)?;
         let kv_type = match options.kv_type {
             KvType::F16 => kernels::KvType::F16,
@@ -237,6 +237,20 @@ impl Plan {
         let precision = options.precision.unwrap_or_else(of_weights);
         Ok(Plan { precision, max_positions, max_tokens, kv, sizes, shapes })
     }
+
+    /// Bytes that a context of that length takes, of `free` ones, with what runs on it.
+    fn taken_bytes(&self, spec: &Spec, free: u64, context: usize) -> u64 {
+        let n_slots = self.kv.n_slots;
+        let max_tokens = most_tokens(self.max_tokens, context, n_slots);
+        let buffers = 24 * max_tokens * widths(spec); // f32 and bf16, generously
+        let pages = n_slots * context.div_ceil(PAGE_POSITIONS) * self.kv.page_bytes();
+        MARGIN_BYTES.min(free / 16) + (buffers + kernels::CHUNK_BYTES + pages) as u64
+    }
+}
+
+/// Tokens that run together, at most.
+fn most_tokens(batch: usize, max_positions: usize, n_slots: usize) -> usize {
+    batch.clamp(1, max_positions.saturating_mul(n_slots).max(1))
 }
 
 /// Where each matrix is to lie, by the name of its tensor; and what is to be said of it.
@@ -247,11 +261,10 @@ fn place(
     device: &Device,
     options: &LoadOptions,
 ) -> Result<(HashMap<String, Planned>, Vec<String>)> {
-    let buffers = 24 * plan.max_tokens * widths(spec); // f32 and bf16, generously
-    let (free, context) = (device.free_bytes()? as u64, (plan.kv.n_pages * plan.kv.page_bytes()) as u64);
-    let taken = MARGIN_BYTES.min(free / 16) + (buffers + kernels::CHUNK_BYTES) as u64 + context;
+    let free = device.free_bytes()? as u64;
     let limit = options.gpu_memory.unwrap_or(u64::MAX);
-    let room = free.saturating_sub(taken).min(limit);
+    let room_beside = |context: usize| free.saturating_sub(plan.taken_bytes(spec, free, context)).min(limit);
+    let room = room_beside(plan.max_positions);
     let choice = times.choose(room, plan.kv.n_slots, options.layout)?;
     let layout_of = |tensor: &Tensor| choice.layouts.get(tensor.name()).copied().unwrap_or(FIXED_LAYOUT);
     let candidates = candidates(origin, spec, plan.precision, layout_of)?;
@@ -261,8 +274,8 @@ fn place(
         least_bytes,
         free_bytes: room,
         context: plan.max_positions,
-        fitting_context: fitting_context(plan, least_bytes.saturating_add(taken).saturating_sub(free))
-            .filter(|_| least_bytes <= limit),
+        fitting_context: longest(plan.kv.max_pages(), |n_pages| room_beside(n_pages * PAGE_POSITIONS) >= least_bytes)
+            .map(|n_pages| n_pages * PAGE_POSITIONS),
     })?;
     let planned = candidates
         .into_iter()
@@ -271,12 +284,14 @@ fn place(
     Ok((planned.collect(), choice.notes()))
 }
 
-/// Positions of each sequence for which `lacking_bytes` less are taken; `None` where not even one page is left.
-fn fitting_context(plan: &Plan, lacking_bytes: u64) -> Option<usize> {
-    let of_all_slots = (plan.kv.n_slots * plan.kv.page_bytes()) as u64;
-    let n_lacking = usize::try_from(lacking_bytes.div_ceil(of_all_slots)).ok()?;
-    let n_pages = plan.kv.max_pages().checked_sub(n_lacking)?;
-    (n_pages > 0).then_some(n_pages * PAGE_POSITIONS)
+/// The greatest of `1..=most` that fits, where all below one that fits do.
+fn longest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    let (mut fitting, mut not) = (0, most + 1);
+    while not - fitting > 1 {
+        let middle = fitting.midpoint(not);
+        *(if fits(middle) { &mut fitting } else { &mut not }) = middle;
+    }
+    (fitting > 0).then_some(fitting)
 }
 
 /// Columns of a token's activations, of all buffers.

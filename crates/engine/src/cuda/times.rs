@@ -67,7 +67,7 @@ impl Times {
     pub fn choose(&self, room: u64, step_tokens: usize, wanted: Option<Layout>) -> Result<Choice> {
         let for_all = |layout: kernels::Layout| {
             let names = self.groups.iter().flat_map(|group| &group.names);
-            Choice { layouts: names.map(|name| (name.clone(), layout)).collect(), n_slower: 0 }
+            Choice { layouts: names.map(|name| (name.clone(), layout)).collect(), ..Choice::default() }
         };
         match (wanted, &self.known) {
             (Some(wanted), _) => of_gpus(wanted).map(for_all),
@@ -99,6 +99,10 @@ impl Choice {
         let note = |n: usize| {
             format!("memory is short: {n} matrices lie in a layout that is smaller, and slower, than bf16 on this GPU")
         };
-        (self.n_slower > 0).then(|| note(self.n_slower)).into_iter().collect()
+        let prompts = |(first, last): (usize, usize)| {
+            format!("prompts of some {first} to {last} tokens, unlike steps, are slower than with bf16 on this GPU")
+        };
+        let slower = (self.n_slower > 0).then(|| note(self.n_slower));
+        slower.into_iter().chain(self.slower_prompts.map(prompts)).collect()
     }
 }
