@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._errors import DamagedError, DtypeError, Error, FormatError, InvalidArgument, SliceError, UnknownTensorError
+from ._errors import DamagedError, DtypeError, Error, FormatError, GpuError, InvalidArgument, SliceError, UnknownTensorError
 from ._matrix import (
     AlignedBuffer,
     pack_matrix,
@@ -62,6 +62,7 @@ __all__ = [
     "Estimate",
     "FileReport",
     "FormatError",
+    "GpuError",
     "Inspection",
     "InvalidArgument",
     "Problem",

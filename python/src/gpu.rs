@@ -18,6 +18,8 @@ use crate::memory::{AlignedBuffer, Bytes};
 const LAYOUT: Layout = Layout::Exact12;
 /// Weights that are brought to the GPU at once, at most.
 const MAX_CHUNK: usize = 16 << 20;
+/// Matrices are a multiple of this long, so that each of several in one tensor begins where a GPU reads it at once.
+const ALIGNMENT: usize = 64;
 
 /// The GPUs that were used, by their numbers.
 static GPUS: Mutex<BTreeMap<u32, Device>> = Mutex::new(BTreeMap::new());
@@ -76,9 +78,10 @@ fn pack(number: u32, bytes: Bytes, (rows, cols): (usize, usize)) -> Result<Optio
     let mut words = vec![0; n_words];
     matrix.pack(&mut words).map_err(Failure::gpu)?;
     let no_memory = |_| Error::invalid("more bytes than there is memory");
-    let mut memory = AlignedBytes::zeroed(4 * n_words).map_err(no_memory)?;
+    let len = (4 * n_words).next_multiple_of(ALIGNMENT);
+    let mut memory = AlignedBytes::zeroed(len).map_err(no_memory)?;
     memory.chunks_exact_mut(4).zip(words).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
-    Ok(Some(AlignedBuffer::new(memory, 4 * n_words)))
+    Ok(Some(AlignedBuffer::new(memory, len)))
 }
 
 /// Rows and columns that gpu_unpack_at writes for a range of rows: whole tiles of 16, and whole steps of 64.
