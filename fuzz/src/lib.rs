@@ -18,6 +18,7 @@ mod forge;
 mod group;
 mod input;
 mod make;
+mod packed;
 mod parse;
 mod scratch;
 
@@ -54,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     target("index_compress", checkpoint::index, checkpoint::index_seeds),
     target("config_read", config::read, config::read_seeds),
     target("group_decode", group::decode, group::decode_seeds),
+    target("packed_decode", packed::decode, packed::decode_seeds),
 ];
 
 /// The target of that name.
