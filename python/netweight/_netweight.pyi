@@ -1,7 +1,7 @@
 """The part that is written in Rust. Of what begins without an underscore, the package documents the meaning."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from typing_extensions import Buffer
 
@@ -26,7 +26,7 @@ class Reader:
     def metadata(self) -> dict[str, str]: ...
     def about(self, name: str) -> tuple[str, list[int], int]: ...
     def resident_layout(self, name: str) -> str | None: ...
-    def read_into(self, targets: list[tuple[str, tuple[int, int] | None, int, int]], threads: int) -> None: ...
+    def read_into(self, targets: Sequence[tuple[str, tuple[int, int] | None, int, int]], threads: int) -> None: ...
     def read_packed(
         self,
         name: str,
@@ -77,7 +77,7 @@ def compress(
     progress: _Progress,
 ) -> str: ...
 def compress_tensors(
-    tensors: list[tuple[str, str, list[int], int, int]],
+    tensors: Sequence[tuple[str, str, Sequence[int], int, int]],
     metadata: dict[str, str],
     archive: _Path,
     level: str,

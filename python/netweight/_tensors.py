@@ -106,7 +106,8 @@ class safe_open:
 
     def get_tensors(self) -> dict[str, Any]:
         """All tensors by name, in the order of their bytes."""
-        reader, tensors = self._open(), {}
+        reader = self._open()
+        tensors: dict[str, Any] = {}
         batch: list[tuple[str, Any]] = []
         n_batch = 0
         names = reader.names()
@@ -163,9 +164,10 @@ class TensorSlice:
             return self._read(None, self._shape)
         first = indices[0]
         if isinstance(first, int):
-            rows, inner = (first, first + 1), 0
+            rows = (first, first + 1)
         else:
-            rows, inner = (first.start, max(first.start, first.stop)), slice(None, None, first.step)
+            rows = (first.start, first.stop)
+        inner = 0 if isinstance(first, int) else slice(None, None, first.step)
         tensor = self._read(rows, [rows[1] - rows[0], *self._shape[1:]])
         if tuple(tensor.shape[1:]) != tuple(self._shape[1:]) and any(
             index != slice(0, dim, 1) for index, dim in zip(indices[1:], self._shape[1:])

@@ -70,7 +70,7 @@ def pack_matrix(matrix: torch.Tensor, layout: str = "exact11", threads: int = 0)
     if matrix.dim() != 2 or matrix.dtype != torch.bfloat16:
         raise InvalidArgument(f"a 2-D bf16 matrix can be packed, not {matrix.dtype} of shape {tuple(matrix.shape)}")
     matrix = matrix.detach().cpu().contiguous()
-    packed = _netweight.pack_matrix_at(matrix.data_ptr(), tuple(matrix.shape), layout, threads)
+    packed = _netweight.pack_matrix_at(matrix.data_ptr(), (matrix.shape[0], matrix.shape[1]), layout, threads)
     return None if packed is None else torch.frombuffer(packed, dtype=torch.uint8)
 
 
