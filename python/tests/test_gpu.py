@@ -59,7 +59,7 @@ print("done")
 @pytest.mark.skipif(STUBS is None, reason="NETWEIGHT_STUBS does not say where an emulated GPU is")
 def test_on_an_emulated_gpu():
     environment = {**os.environ, "LD_LIBRARY_PATH": os.path.join(STUBS, "driver")}
-    run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-P", "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout == "done\n", run.stderr
 
 

@@ -1,0 +1,59 @@
+"""The operations that nearly all of a model's weights meet, without the way through the dispatcher, and smaller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from netweight import native
+from netweight.weights.packed_weight import SHORTCUTS, PackedWeight
+
+MOST_ROWS = 4096  # On a CPU: beyond that many different tokens, unpacking all of the embedding takes hardly longer.
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
+    """`F.linear` for inference; autograd has to see the packed weight, and so takes the ordinary way."""
+    if not isinstance(weight, PackedWeight) or not weight.is_whole or isinstance(x, PackedWeight):
+        return NotImplemented
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return NotImplemented
+    return F.linear(x, weight.unpack(slot=0), bias)
+
+
+def embedding(
+    ids: torch.Tensor,
+    weight: torch.Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
+    """`F.embedding` that unpacks the rows of the tokens that occur."""
+    if not isinstance(weight, PackedWeight) or not weight.is_whole or max_norm is not None or weight.requires_grad:
+        return NotImplemented
+    if len(weight.store.starts) != 2 or (weight.device.type == "cpu" and ids.unique().numel() > MOST_ROWS):
+        return NotImplemented
+    n_rows, cols = weight.shape
+    return native.embed(weight.store.packed, (n_rows, cols), ids.reshape(-1)).view(*ids.shape, cols)
+
+
+def set_data(weight: torch.Tensor, data: torch.Tensor) -> Any:
+    """`weight.data = data`, as in `module.float()` and in adapters that merge: packs what it is given."""
+    if not isinstance(weight, PackedWeight):
+        return NotImplemented
+    if data.dtype != weight.dtype:
+        raise TypeError(
+            f"packed weights are {weight.dtype}, not {data.dtype}: "
+            "call model.dequantize() before you change the model's number format"
+        )
+    weight.copy_(data)
+
+
+def enter() -> None:
+    """Makes packed weights use them."""
+    SHORTCUTS[F.linear] = linear
+    SHORTCUTS[F.embedding] = embedding
+    SHORTCUTS[torch.Tensor.data.__set__] = set_data  # type: ignore[attr-defined]
