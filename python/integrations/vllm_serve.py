@@ -33,6 +33,7 @@ for model in sys.argv[1:]:
     start = time.time()
     command = [
         sys.executable,
+        "-P",
         "-m",
         "vllm.entrypoints.openai.api_server",
         "--model",

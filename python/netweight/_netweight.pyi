@@ -48,6 +48,14 @@ def unpack_matrix(packed: Buffer, out: Buffer, rows: tuple[int, int] | None = No
 def unpack_matrix_at(
     address: int, len: int, out_address: int, out_len: int, rows: tuple[int, int] | None = None, threads: int = 0
 ) -> None: ...
+def gpu_linear_at(
+    number: int,
+    stream: int,
+    packed: tuple[int, int],
+    shape: tuple[int, int],
+    x: tuple[int, int, int],
+    out: int,
+) -> None: ...
 def gpu_pack_at(number: int, address: int, shape: tuple[int, int]) -> AlignedBuffer | None: ...
 def gpu_padded(n_rows: int, cols: int) -> tuple[int, int]: ...
 def gpu_unpack_at(

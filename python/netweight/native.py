@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+import torch.nn.functional as F
 
 from netweight import _netweight, safe_open
 from netweight.torch import pack_matrix as pack_on_cpu
 from netweight.torch import unpack_matrix as unpack_on_cpu
 
-__all__ = ["embed", "pack_matrix", "safe_open", "unpack_matrix"]
+__all__ = ["FUSED", "embed", "fused_linear", "pack_matrix", "safe_open", "unpack_matrix"]
+
+FUSED = os.environ.get("NETWEIGHT_FUSED") == "1"
+"""Whether GPUs decode inside the multiplication: faster for few tokens, and no longer the library's own bits."""
+MOST_FUSED_TOKENS = 64
 
 Shape = tuple[int, int]  # rows, columns
 TILE_ROWS = 16
@@ -79,6 +86,29 @@ def embed(packed: torch.Tensor, shape: Shape, tokens: torch.Tensor) -> torch.Ten
     for place, token in enumerate(different.tolist()):
         unpack_on_cpu(packed, table[place : place + 1], (token, token + 1))
     return torch.index_select(table, 0, places, out=out)
+
+
+def fused_linear(x: torch.Tensor, packed: torch.Tensor, shape: Shape, bias: torch.Tensor | None) -> torch.Tensor:
+    """`x` (..., cols) bf16 times a packed matrix on a GPU, which is decoded inside the multiplication: (..., rows) bf16.
+
+    Sums are in f32 and in an order of their own, so that the last bits differ from the library's; they do not depend on how
+    many tokens run together. More than 64 tokens are multiplied with what is unpacked first.
+    """
+    rows, cols = shape
+    tokens = x.reshape(-1, cols)
+    if tokens.shape[0] > MOST_FUSED_TOKENS or tokens.shape[0] == 0:
+        weight = torch.empty(shape, dtype=x.dtype, device=x.device)
+        unpack_matrix(packed, shape, weight)
+        return F.linear(x, weight, bias)
+    tokens = F.pad(tokens, (0, -cols % 8)).contiguous()
+    if tokens.data_ptr() % 16:
+        tokens = tokens.clone()
+    out = torch.empty(tokens.shape[0], rows, dtype=torch.float32, device=x.device)
+    place = (tokens.data_ptr(), tokens.shape[1], tokens.shape[0])
+    _netweight.gpu_linear_at(*place_of(packed), shape, place, out.data_ptr())
+    if bias is not None:
+        out += bias
+    return out.to(x.dtype).view(*x.shape[:-1], rows)
 
 
 def place_of(packed: torch.Tensor) -> tuple[int, int, tuple[int, int]]:

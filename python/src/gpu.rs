@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use netweight_container::Error;
-use netweight_kernels_cuda::launch::{decode_foreign, embed_foreign, foreign_len};
+use netweight_kernels_cuda::launch::{decode_foreign, embed_foreign, foreign_len, linear_foreign};
 use netweight_kernels_cuda::layout::{Shape, TILE_ROWS};
 use netweight_kernels_cuda::{Device, Error as GpuError, Layout, Loader, Packed, driver};
 use netweight_layout::AlignedBytes;
@@ -138,5 +138,30 @@ pub fn gpu_embed_at(
         let packed = packed_of(shape, len)?;
         // SAFETY: that the memory is there is the caller's promise, as documented.
         unsafe { embed_foreign(&gpu(number)?, stream, (&packed, address), tokens, outs) }.map_err(Failure::gpu)
+    })?)
+}
+
+/// Multiplies x (n, cols) of bf16, whose rows are stride elements apart, a multiple of 8, with what gpu_pack_at made, which
+/// is decoded inside the multiplication: out (n, rows) of f32. As gpu_unpack_at.
+#[pyfunction]
+pub fn gpu_linear_at(
+    py: Python<'_>,
+    number: u32,
+    stream: u64,
+    packed: (u64, usize),
+    shape: (usize, usize),
+    x: (u64, usize, usize),
+    out: u64,
+) -> PyResult<()> {
+    let (address, len) = packed;
+    Ok(py.detach(|| {
+        let packed = packed_of(shape, len)?;
+        if !x.1.is_multiple_of(8) || x.1 < shape.1 {
+            return Err(
+                Error::invalid("rows of x are a multiple of 8 elements apart, and at least as long as one").into()
+            );
+        }
+        // SAFETY: that the memory is there is the caller's promise, as documented.
+        unsafe { linear_foreign(&gpu(number)?, stream, (&packed, address), x, out) }.map_err(Failure::gpu)
     })?)
 }

@@ -29,7 +29,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _netweight {
     #[pymodule_export]
-    use crate::gpu::{gpu_embed_at, gpu_pack_at, gpu_padded, gpu_unpack_at};
+    use crate::gpu::{gpu_embed_at, gpu_linear_at, gpu_pack_at, gpu_padded, gpu_unpack_at};
     #[pymodule_export]
     use crate::matrix::{pack_matrix, pack_matrix_at, packed_info, packed_info_at, unpack_matrix, unpack_matrix_at};
     #[pymodule_export]

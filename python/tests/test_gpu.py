@@ -40,7 +40,15 @@ for rows, cols in [(64, 256), (45, 500), (100, 1000), (1, 1000), (33, 64)]:
     outs = (out.ctypes.data, wide.ctypes.data)
     _netweight.gpu_embed_at(0, 0, place(packed), (rows, cols), (tokens.ctypes.data, 3), outs)
     assert (out == matrix[tokens]).all()
+    stride = cols + -cols % 8
+    x = aligned(3 * stride * 2).view(np.uint16).reshape(3, stride)
+    x[:, :cols] = random.integers(0x3E00, 0x4000, (3, cols))
+    out = np.zeros((3, rows), np.float32)
+    _netweight.gpu_linear_at(0, 0, place(packed), (rows, cols), (x.ctypes.data, stride, 3), out.ctypes.data)
+    widened = [(a.astype(np.uint32) << 16).view(np.float32).astype(float) for a in (x[:, :cols], matrix)]
+    assert np.allclose(out, widened[0] @ widened[1].T, rtol=1e-4, atol=1e-3)
     for error, call in [
+        (InvalidArgument, lambda: _netweight.gpu_linear_at(0, 0, place(packed), (rows, cols), (0, cols + 1, 1), 0)),
         (InvalidArgument, lambda: _netweight.gpu_unpack_at(0, 0, place(packed), (rows, cols), (8, 16), place(out))),
         (InvalidArgument, lambda: _netweight.gpu_unpack_at(0, 0, place(packed), (rows, cols), (0, rows), (0, 10))),
         (InvalidArgument, lambda: _netweight.gpu_unpack_at(0, 0, place(packed), (rows, cols), (0, rows + 16), (0, 10**9))),

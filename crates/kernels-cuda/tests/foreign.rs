@@ -2,7 +2,9 @@
 
 mod common;
 
-use netweight_kernels_cuda::launch::{decode_foreign, embed_foreign, foreign_len};
+use netweight_kernels_cuda::launch::{
+    self, Buffer, Epilogue, Part, decode_foreign, embed_foreign, foreign_len, linear_foreign,
+};
 use netweight_kernels_cuda::layout::Shape;
 use netweight_kernels_cuda::{Layout, Packed};
 use rand::Rng;
@@ -50,6 +52,39 @@ fn packed_matrices() {
                 assert!(out[idx * cols..][..cols] == weights[row * cols..][..cols], "{layout:?} row {row}");
             }
             assert!(wide.iter().zip(&out).all(|(wide, half)| wide.to_bits() == u32::from(*half) << 16));
+        }
+    }
+}
+
+/// The bits of the same product in memory of ours.
+#[test]
+fn products() {
+    let mut random = common::random();
+    for device in common::devices() {
+        for (layout, (rows, cols), n_tokens) in
+            [(Layout::Exact12, (40, 200), 1), (Layout::Exact12, (33, 136), 9), (Layout::Exact11, (64, 256), 70)]
+        {
+            let shape = Shape { rows, cols };
+            let weights: Vec<u16> = (0..rows * cols)
+                .map(|_| (random.random_range(0..9) + 110) << 7 | random.random::<u16>() & 0x807f)
+                .collect();
+            let matrix = common::load(&device, layout, shape, &weights, None);
+            let mut words = vec![0; matrix.packed().n_words()];
+            let packed = matrix.pack(&mut words).expect("a copy");
+            let words = device.upload(&words).expect("memory");
+            let x = common::buffer(&device, cols, &common::normal(&mut random, n_tokens * cols, 1.0));
+            let mut expected = Buffer::new(&device, n_tokens, rows).expect("memory");
+            let parts = [Part { matrix: matrix.view(), out_col: 0 }];
+            launch::linear(&x, n_tokens, &parts, Epilogue::Store, &mut expected).expect("a launch");
+            let out = device.zeroed::<f32>(n_tokens * rows).expect("memory");
+            device.synchronize().expect("no error");
+            let x = (x.halves.address(), x.halves_stride(), n_tokens);
+            // SAFETY: all memory stays until the device is done, and is as long as it must be.
+            unsafe { linear_foreign(&device, DEFAULT_STREAM, (&packed, words.address()), x, out.address()) }
+                .expect("a launch");
+            device.synchronize_foreign(DEFAULT_STREAM).expect("no error");
+            let (found, expected) = (out.to_vec().expect("a copy"), expected.floats.to_vec().expect("a copy"));
+            assert_eq!(common::bits(&found), common::bits(&expected), "{layout:?}");
         }
     }
 }

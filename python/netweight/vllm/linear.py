@@ -8,6 +8,7 @@ import torch
 from vllm.model_executor.layers.linear import LinearMethodBase, UnquantizedLinearMethod
 from vllm.platforms import current_platform
 
+from netweight import native
 from netweight.vllm.ops import OPS
 from netweight.vllm.packing import Unpacked, pack_parameter, packed_once
 from netweight.vllm.tally import Tally
@@ -48,5 +49,7 @@ def apply_packed(plain: Any, layer: torch.nn.Module, x: torch.Tensor, bias: torc
     rows, cols = layer.packed_shape
     if current_platform.is_cpu():
         return OPS.cpu_linear(x, layer.weight_packed, rows, cols, bias)
+    if native.FUSED:
+        return OPS.fused_linear(x, layer.weight_packed, rows, cols, bias)
     weight = OPS.unpack(layer.weight_packed, rows, cols)
     return plain.apply(Unpacked(layer, {"weight": weight}), x, bias)

@@ -44,6 +44,13 @@ def embedding_fake(ids: torch.Tensor, packed: torch.Tensor, rows: int, cols: int
     return packed.new_empty(*ids.shape, cols, dtype=torch.bfloat16)
 
 
+def fused_linear(
+    x: torch.Tensor, packed: torch.Tensor, rows: int, cols: int, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """`x` (..., cols) times a packed matrix, which is decoded inside the multiplication: not vLLM's own bits."""
+    return native.fused_linear(x, packed, (rows, cols), bias)
+
+
 def cpu_linear(x: torch.Tensor, packed: torch.Tensor, rows: int, cols: int, bias: torch.Tensor | None) -> torch.Tensor:
     """`x` (..., cols) times a packed matrix, through the very kernel that vLLM's CPU build takes for this shape.
 
@@ -58,7 +65,7 @@ def cpu_linear(x: torch.Tensor, packed: torch.Tensor, rows: int, cols: int, bias
     return y
 
 
-def cpu_linear_fake(
+def linear_fake(
     x: torch.Tensor, packed: torch.Tensor, rows: int, cols: int, bias: torch.Tensor | None
 ) -> torch.Tensor:
     return x.new_empty(*x.shape[:-1], rows)
@@ -68,7 +75,8 @@ for schema, function, fake in (
     ("unpack(Tensor packed, int rows, int cols) -> Tensor", unpack, unpack_fake),
     ("unpack_all(Tensor packed, int[] starts, int rows, int cols) -> Tensor", unpack_all, unpack_all_fake),
     ("embedding(Tensor ids, Tensor packed, int rows, int cols) -> Tensor", embedding, embedding_fake),
-    ("cpu_linear(Tensor x, Tensor packed, int rows, int cols, Tensor? bias) -> Tensor", cpu_linear, cpu_linear_fake),
+    ("fused_linear(Tensor x, Tensor packed, int rows, int cols, Tensor? bias) -> Tensor", fused_linear, linear_fake),
+    ("cpu_linear(Tensor x, Tensor packed, int rows, int cols, Tensor? bias) -> Tensor", cpu_linear, linear_fake),
 ):
     LIBRARY.define(schema)
     name = schema.partition("(")[0]

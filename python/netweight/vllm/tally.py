@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
+from netweight import native
 from netweight.memory import gib
 from netweight.weights import Store
 
@@ -40,6 +41,11 @@ class Tally:
         self.open_layers -= 1
         if self.open_layers == 0 and self.packed:
             logger.info("%s", self)
+            if native.FUSED:
+                logger.warning(
+                    "netweight: NETWEIGHT_FUSED=1: linear layers decode inside the multiplication; tokens and logprobs "
+                    "are no longer those of the uncompressed model to the bit"
+                )
 
     def __str__(self) -> str:
         saved = self.unpacked - self.packed

@@ -19,6 +19,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         return NotImplemented
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return NotImplemented
+    if native.FUSED and weight.device.type == "cuda" and len(weight.store.starts) == 2:
+        return native.fused_linear(x, weight.store.packed, (weight.shape[0], weight.shape[1]), bias)
     return F.linear(x, weight.unpack(slot=0), bias)
 
 

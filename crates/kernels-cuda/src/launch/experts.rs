@@ -8,6 +8,7 @@ use crate::device::{Device, Memory};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Shape};
 use crate::matrix::{MatrixArgs, View};
+use crate::runtime::Stream;
 
 /// Matrices of all experts, where kernels find them: one each, or gate and up.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl ExpertTable {
         let blocks = self.shape.n_tiles().div_ceil(if self.is_gated { 1 } else { tiles_per_block });
         let counts = [blocks, n_each, tiles_per_block, self.n_experts];
         // SAFETY: the caller has checked `x` and `out`; entries of `sent` are rows of them, which routing sees to.
-        unsafe { launch_experts(self.table.device(), args, self.layout, counts) }
+        unsafe { launch_experts((self.table.device(), Stream::Compute), args, self.layout, counts) }
     }
 
     /// `out[entry] = activation(gate x) * up x` for each entry's row of `x` and its expert.

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::decode::{decode_tiles, embed_rows};
+use super::linear::linear_at;
 use crate::device::Device;
 use crate::error::Result;
 use crate::layout::TILE_ROWS;
@@ -60,6 +61,29 @@ pub unsafe fn embed_foreign(
             ((out, cols), (wide, cols)),
         )
     }
+}
+
+/// `out[i] = W x[i]` for `i < n_tokens`, decoded inside the multiplication: `x` (n_tokens, cols) of bf16, rows `x_stride`
+/// elements apart, `out` (n_tokens, rows) of f32. Sums are in an order of their own, not in that of the vendor's library.
+///
+/// # Errors
+/// The driver's.
+///
+/// # Panics
+/// Where `x_stride` is no multiple of 8, or less than a row.
+///
+/// # Safety
+/// As [`decode_foreign`]; `x` is there, aligned to 16 bytes, and `out` has room.
+pub unsafe fn linear_foreign(
+    device: &Device,
+    stream: u64,
+    (packed, words): (&Packed, u64),
+    (x, x_stride, n_tokens): (u64, usize, usize),
+    out: u64,
+) -> Result<()> {
+    assert!(x_stride.is_multiple_of(8) && x_stride >= packed.shape().cols, "rows {x_stride} apart");
+    // SAFETY: the caller's promise.
+    unsafe { linear_at((device, Stream::Foreign(stream)), packed.view(words, 0), (x, x_stride, n_tokens), out) }
 }
 
 /// Elements of `out` that [`decode_foreign`] writes for so many tiles.

@@ -7,7 +7,7 @@ use crate::device::{Args, Device};
 use crate::error::{Error, Result};
 use crate::layout::{LANES, Layout, N_SLICES, TILE_ROWS};
 use crate::matrix::{MatrixArgs, View};
-use crate::runtime::Grid;
+use crate::runtime::{Grid, Stream};
 
 /// Matrices that multiply the same activations at once, at most.
 pub const MAX_PARTS: usize = 4;
@@ -172,12 +172,41 @@ fn linear_args(x: &Buffer, n_tokens: usize, cols: usize, out: &Buffer) -> Linear
     }
 }
 
+/// `out[i] = W x[i]` in f32, for matrices, activations (n_tokens, cols) of bf16 and outputs (n_tokens, rows) of f32 that lie
+/// anywhere on the GPU: rows are `x_stride` and `rows` apart.
+///
+/// # Safety
+/// All of that is there until the stream is; `x` and its rows are aligned to 16 bytes.
+pub(super) unsafe fn linear_at(
+    (device, stream): (&Device, Stream),
+    matrix: View<'_>,
+    (x, x_stride, n_tokens): (u64, usize, usize),
+    out: u64,
+) -> Result<()> {
+    let (rows, tiles_per_block) = (matrix.shape.rows, if n_tokens <= 8 { 1 } else { 2 });
+    let n_blocks = matrix.shape.n_tiles().div_ceil(tiles_per_block);
+    let mut args = LinearArgs {
+        x,
+        out,
+        n_tokens: n_tokens as u32,
+        cols: matrix.shape.cols as u32,
+        x_stride: x_stride as u32,
+        out_stride: rows as u32,
+        epilogue: Epilogue::Store as u32,
+        ..LinearArgs::zeroed()
+    };
+    args.parts[0] = matrix.whole(0);
+    args.first_blocks[1..].fill(n_blocks as u32);
+    // SAFETY: the caller's.
+    unsafe { launch_experts((device, stream), args, matrix.layout, [n_blocks, n_tokens, tiles_per_block, 1]) }
+}
+
 /// # Safety
 /// Rows and columns that the kernel touches are there.
 unsafe fn launch(x: &Buffer, args: LinearArgs, layout: Layout, n_blocks: usize, tiles_per_block: usize) -> Result<()> {
     let counts = [n_blocks, args.n_tokens as usize, tiles_per_block, 1];
     // SAFETY: the caller's.
-    unsafe { launch_experts(x.floats.device(), args, layout, counts) }
+    unsafe { launch_experts((x.floats.device(), Stream::Compute), args, layout, counts) }
 }
 
 /// Blocks of tiles for each of `n_experts`; kernels for about `n_tokens` tokens an expert, of `args.n_tokens` at most.
@@ -185,7 +214,7 @@ unsafe fn launch(x: &Buffer, args: LinearArgs, layout: Layout, n_blocks: usize, 
 /// # Safety
 /// Rows and columns that the kernel touches are there.
 pub(super) unsafe fn launch_experts(
-    device: &Device,
+    (device, stream): (&Device, Stream),
     args: LinearArgs,
     layout: Layout,
     [n_blocks, n_tokens, tiles_per_block, n_experts]: [usize; 4],
@@ -196,21 +225,21 @@ pub(super) unsafe fn launch_experts(
     // SAFETY: the caller's.
     unsafe {
         match (layout, block_tokens, tiles_per_block) {
-            (Layout::Rows, 8, 1) => device.launch(&Rows8(args), grid),
-            (Layout::Rows, 8, _) => device.launch(&Rows8x2(args), grid),
-            (Layout::Rows, 16, _) => device.launch(&Rows16(args), grid),
-            (Layout::Rows, 32, _) => device.launch(&Rows32(args), grid),
-            (Layout::Rows, ..) => device.launch(&Rows64(args), grid),
-            (Layout::Exact11, 8, 1) => device.launch(&Exact11x8(args), grid),
-            (Layout::Exact11, 8, _) => device.launch(&Exact11x8x2(args), grid),
-            (Layout::Exact11, 16, _) => device.launch(&Exact11x16(args), grid),
-            (Layout::Exact11, 32, _) => device.launch(&Exact11x32(args), grid),
-            (Layout::Exact11, ..) => device.launch(&Exact11x64(args), grid),
-            (Layout::Exact12, 8, 1) => device.launch(&Exact12x8(args), grid),
-            (Layout::Exact12, 8, _) => device.launch(&Exact12x8x2(args), grid),
-            (Layout::Exact12, 16, _) => device.launch(&Exact12x16(args), grid),
-            (Layout::Exact12, 32, _) => device.launch(&Exact12x32(args), grid),
-            (Layout::Exact12, ..) => device.launch(&Exact12x64(args), grid),
+            (Layout::Rows, 8, 1) => device.launch_on(stream, &Rows8(args), grid),
+            (Layout::Rows, 8, _) => device.launch_on(stream, &Rows8x2(args), grid),
+            (Layout::Rows, 16, _) => device.launch_on(stream, &Rows16(args), grid),
+            (Layout::Rows, 32, _) => device.launch_on(stream, &Rows32(args), grid),
+            (Layout::Rows, ..) => device.launch_on(stream, &Rows64(args), grid),
+            (Layout::Exact11, 8, 1) => device.launch_on(stream, &Exact11x8(args), grid),
+            (Layout::Exact11, 8, _) => device.launch_on(stream, &Exact11x8x2(args), grid),
+            (Layout::Exact11, 16, _) => device.launch_on(stream, &Exact11x16(args), grid),
+            (Layout::Exact11, 32, _) => device.launch_on(stream, &Exact11x32(args), grid),
+            (Layout::Exact11, ..) => device.launch_on(stream, &Exact11x64(args), grid),
+            (Layout::Exact12, 8, 1) => device.launch_on(stream, &Exact12x8(args), grid),
+            (Layout::Exact12, 8, _) => device.launch_on(stream, &Exact12x8x2(args), grid),
+            (Layout::Exact12, 16, _) => device.launch_on(stream, &Exact12x16(args), grid),
+            (Layout::Exact12, 32, _) => device.launch_on(stream, &Exact12x32(args), grid),
+            (Layout::Exact12, ..) => device.launch_on(stream, &Exact12x64(args), grid),
         }
     }
 }

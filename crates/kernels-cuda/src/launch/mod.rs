@@ -25,7 +25,7 @@ pub use decode::{decode, embed};
 pub use draw::draw;
 pub use enter::{Norms, Rotation, enter_heads};
 pub use experts::{ExpertTable, Sent};
-pub use foreign::{decode_foreign, embed_foreign, foreign_len};
+pub use foreign::{decode_foreign, embed_foreign, foreign_len, linear_foreign};
 pub use heads::{Heads, head_norm, rope};
 pub use likeliest::likeliest;
 pub use linear::{Epilogue, MAX_PARTS, Part, gated_linear, is_gate_and_up, linear};
