@@ -138,3 +138,10 @@ def test_not_packed() -> None:
     assert PackedWeight.pack(torch.zeros(4, 4)) is None
     assert PackedWeight.pack(torch.randint(0, 256, (64, 64), dtype=torch.uint8).view(torch.bfloat16)) is None
     assert PackedWeight.pack(torch.zeros(64).bfloat16()) is None
+
+
+@pytest.mark.parametrize("geometry", [((96, 65), (65, 1), 0), ((96, 64), (64, 1), 1), ((2, 64), (-64, 1), 64)])
+def test_a_damaged_pickle(geometry: tuple[object, ...], packed: PackedWeight) -> None:
+    rebuild, (plain, here, _, *rest) = packed.__reduce_ex__(2)
+    with pytest.raises(ValueError, match="damaged"):
+        rebuild(plain, here, geometry, *rest)

@@ -83,13 +83,17 @@ class PackedWeight(torch.Tensor):
         return PackedWeight(Store(inner["packed_bytes"], starts, rows, cols), geometry)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        store = self.store
+        """As on the CPU, from wherever: GPUs have another layout, and do not check bytes that may be anybody's."""
+        here = torch.empty(0, device=self.device)  # `map_location` moves it.
+        store = self.store if self.device.type == "cpu" else self.store.to(torch.device("cpu"))
+        if store is None:
+            return self.unpack().__reduce_ex__(protocol)
         plain = (store.packed, store.starts, store.rows, store.cols)
-        return _rebuild, (plain, geometry_of(self), self.requires_grad, isinstance(self, torch.nn.Parameter))
+        return _load, (plain, here, geometry_of(self), self.requires_grad, isinstance(self, torch.nn.Parameter))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         if id(self) not in memo:
-            whole = _rebuild(_plain_copy(self.store), geometry_of(self), self.requires_grad, False)
+            whole = PackedWeight(_copied(self.store), geometry_of(self), self.requires_grad)
             memo[id(self)] = as_parameter(whole) if isinstance(self, torch.nn.Parameter) else whole
         return memo[id(self)]
 
@@ -179,19 +183,29 @@ def _write(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return weight
 
 
-def _rebuild(plain: Any, geometry: Geometry, requires_grad: bool, parameter: bool) -> torch.Tensor:
-    weight = PackedWeight(Store(*plain), geometry, requires_grad)
-    return as_parameter(weight) if parameter else weight
+def _load(plain: Any, here: torch.Tensor, geometry: Geometry, requires_grad: bool, parameter: bool) -> torch.Tensor:
+    """What was pickled, on the device where `here` is; unpacked where that device would save nothing."""
+    packed, *shape = plain
+    store, (sizes, strides, offset) = Store(packed.cpu(), *shape), geometry
+    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    if min(offset, *sizes, *strides) < 0 or last >= store.n_rows * store.cols:
+        raise ValueError("a packed weight that reaches beyond its bytes: the file is damaged")
+    weight: torch.Tensor = PackedWeight(store, geometry, requires_grad)
+    if here.device.type != "cpu":
+        weight = weight.to(here.device)
+    if not parameter:
+        return weight
+    return as_parameter(weight) if isinstance(weight, PackedWeight) else torch.nn.Parameter(weight, requires_grad)
 
 
-def _plain_copy(store: Store) -> Any:
-    return store.packed.clone(), store.starts, store.rows, store.cols
+def _copied(store: Store) -> Store:
+    return Store(store.packed.clone(), store.starts, store.rows, store.cols)
 
 
 def _clone(weight: torch.Tensor, *, memory_format: Any = None) -> Any:
     if not isinstance(weight, PackedWeight) or not weight.is_whole:
         return NotImplemented
-    return PackedWeight(Store(*_plain_copy(weight.store)), geometry_of(weight))
+    return PackedWeight(_copied(weight.store), geometry_of(weight))
 
 
 def _to(weight: torch.Tensor, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Any:
@@ -240,7 +254,7 @@ def _grouped_mm(
     return aten._grouped_mm.default(x, dense, offs, *rest, **more)
 
 
-torch.serialization.add_safe_globals([_rebuild])  # For torch.load, which by default makes known things only.
+torch.serialization.add_safe_globals([_load])  # For torch.load, which by default makes known things only.
 
 SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.clone.default: _clone,
