@@ -69,7 +69,7 @@ fn rows_of_every_kind() {
 fn weights_of_the_twin() {
     let mut random = common::random();
     for device in common::devices() {
-        let n_rows = if common::is_emulated(&device) { 200 } else { 60_000 };
+        let n_rows = if common::is_real(&device) { 60_000 } else { 200 };
         let (mut rows, mut how, mut n_second) = (Vec::new(), Vec::new(), 0);
         while rows.len() < n_rows {
             let largest = 40.0 * (random.random::<f32>() - 0.5);

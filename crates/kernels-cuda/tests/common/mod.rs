@@ -38,6 +38,11 @@ pub fn is_emulated(device: &Device) -> bool {
     device.properties().name == "emulated GPU"
 }
 
+/// Whether a device is a GPU, and not emulated behind a driver's interface either: fast enough for many tries.
+pub fn is_real(device: &Device) -> bool {
+    !is_emulated(device) && !device.properties().name.starts_with("stub GPU")
+}
+
 /// Fails where a value is not the twin's: in its bits on an emulated device; on a real one, whose tensor cores round in
 /// their own way, by more than `tolerance` times the largest of the twin's values.
 pub fn assert_close(device: &Device, actual: &[f32], expected: &[f32], tolerance: f32, what: &str) {
