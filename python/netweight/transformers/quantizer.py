@@ -12,6 +12,7 @@ from transformers.utils import logging
 from netweight.reading import read_archives_in
 from netweight.transformers.config import NetweightConfig
 from netweight.weights import PackedWeight
+from netweight.weights.heap import freed
 from netweight.weights.packed_weight import as_parameter
 
 logger = logging.get_logger(__name__)
@@ -158,6 +159,7 @@ def packed_parameter(plain: torch.Tensor, name: str, shape: torch.Size) -> torch
             "they do not belong together"
         )
     packed = PackedWeight.pack(plain)
+    freed(plain.numel() * plain.element_size() if plain.device.type == "cpu" else 0)
     if packed is None:
         return torch.nn.Parameter(plain, requires_grad=plain.is_floating_point())
     return as_parameter(packed)
