@@ -12,15 +12,18 @@ use rand::Rng;
 /// The stream that everybody has.
 const DEFAULT_STREAM: u64 = 0;
 
+/// bf16 of nine exponents.
+fn weights(random: &mut impl Rng, len: usize) -> Vec<u16> {
+    (0..len).map(|_| (random.random_range(0..9) + 110) << 7 | random.random::<u16>() & 0x807f).collect()
+}
+
 #[test]
 fn packed_matrices() {
     let mut random = common::random();
     for device in common::devices() {
         for (layout, (rows, cols)) in Layout::ALL.into_iter().zip([(40, 200), (33, 129), (64, 256)]) {
             let shape = Shape { rows, cols };
-            let weights: Vec<u16> = (0..rows * cols)
-                .map(|_| (random.random_range(0..9) + 110) << 7 | random.random::<u16>() & 0x807f)
-                .collect();
+            let weights = weights(&mut random, rows * cols);
             let matrix = common::load(&device, layout, shape, &weights, None);
             let mut words = vec![0; matrix.packed().n_words()];
             let packed = matrix.pack(&mut words).expect("a copy");
@@ -65,9 +68,7 @@ fn products() {
             [(Layout::Exact12, (40, 200), 1), (Layout::Exact12, (33, 136), 9), (Layout::Exact11, (64, 256), 70)]
         {
             let shape = Shape { rows, cols };
-            let weights: Vec<u16> = (0..rows * cols)
-                .map(|_| (random.random_range(0..9) + 110) << 7 | random.random::<u16>() & 0x807f)
-                .collect();
+            let weights = weights(&mut random, rows * cols);
             let matrix = common::load(&device, layout, shape, &weights, None);
             let mut words = vec![0; matrix.packed().n_words()];
             let packed = matrix.pack(&mut words).expect("a copy");
