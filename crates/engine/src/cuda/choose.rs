@@ -38,8 +38,6 @@ pub struct Choice {
     pub layouts: HashMap<String, Layout>,
     /// Names whose layout is slower than the uncompressed one, because memory is short.
     pub n_slower: usize,
-    /// Of [`BUCKETS`] that no step of the session has, the first and last for which some layout is slower.
-    pub slower_prompts: Option<(usize, usize)>,
 }
 
 /// All matrices of a model, in the order of the forward pass.
@@ -92,7 +90,7 @@ pub fn shapes(groups: &[Group]) -> Vec<(Shape, usize)> {
 }
 
 /// Chooses for each shape the layout that is fastest in steps of up to `step_tokens` tokens, of equals the smallest, among
-/// those that are slower than the uncompressed one with no such number of tokens. A shape without times stays uncompressed.
+/// those that are slower than the uncompressed one with none of [`BUCKETS`], which short prompts may have too. A shape without times stays uncompressed.
 /// Where the matrices then do not fit into `room` bytes, they shrink, first those that lose the least time for each byte.
 /// Where even that is not enough, all are as small as can be, and some will stream in.
 pub fn choose(
@@ -112,10 +110,6 @@ pub fn choose(
     let mut choice = Choice::default();
     for group in groups {
         let Some(kind) = kinds.iter().find(|kind| kind.is_of(group)) else { continue };
-        for n_tokens in kind.slower_beyond(kind.chosen) {
-            let (first, last) = choice.slower_prompts.unwrap_or((n_tokens, n_tokens));
-            choice.slower_prompts = Some((first.min(n_tokens), last.max(n_tokens)));
-        }
         choice.n_slower += if kind.is_slower(kind.chosen) { group.names.len() } else { 0 };
         choice.layouts.extend(group.names.iter().map(|name| (name.clone(), kind.chosen)));
     }
@@ -142,7 +136,7 @@ struct Kind {
     is_multiplied: bool,
     n_groups: usize,
     measured: Seconds,
-    n_buckets: usize, // that count
+    n_buckets: usize, // that steps have
     best: Layout,     // where memory is not short
     chosen: Layout,
 }
@@ -179,18 +173,18 @@ impl Kind {
         (layout.likely_bytes(self.shape) * self.n_groups) as u64
     }
 
-    /// Seconds of a step of each size that counts, together. Who is not multiplied with takes none; who was not measured has
+    /// Seconds of a step of each size that there is, together. Who is not multiplied with takes none; who was not measured has
     /// only the uncompressed layout to trust in.
     fn seconds(&self, layout: Layout) -> f64 {
         match self.buckets(layout) {
             _ if !self.is_multiplied => 0.0,
-            Some(buckets) => buckets.iter().sum::<f64>() * self.n_groups as f64,
+            Some(buckets) => buckets[..self.n_buckets].iter().sum::<f64>() * self.n_groups as f64,
             None if layout == Layout::Rows => 0.0,
             None => f64::INFINITY,
         }
     }
 
-    /// Whether some step takes longer than with the uncompressed layout.
+    /// Whether some number of tokens takes longer than with the uncompressed layout.
     fn is_slower(&self, layout: Layout) -> bool {
         match (self.buckets(layout), self.buckets(Layout::Rows)) {
             (Some(own), Some(rows)) => own.iter().zip(rows).any(|(own, rows)| *own > NOISE * rows),
@@ -198,17 +192,9 @@ impl Kind {
         }
     }
 
-    /// Numbers of tokens beyond those that count for which a layout is slower than the uncompressed one.
-    fn slower_beyond(&self, layout: Layout) -> impl Iterator<Item = usize> {
-        let of = |layout: Layout| self.measured.iter().find(|(of, _)| *of == layout).map(|(_, seconds)| *seconds);
-        let (own, rows) = (of(layout).unwrap_or_default(), of(Layout::Rows).unwrap_or_default());
-        (self.n_buckets..BUCKETS.len()).filter(move |&idx| own[idx] > NOISE * rows[idx]).map(|idx| BUCKETS[idx])
-    }
-
-    /// Seconds of each number of tokens that counts.
-    fn buckets(&self, layout: Layout) -> Option<&[f64]> {
-        let known = self.measured.iter().find(|(of, _)| *of == layout);
-        known.map(|(_, seconds)| &seconds[..self.n_buckets])
+    /// Seconds of each of [`BUCKETS`].
+    fn buckets(&self, layout: Layout) -> Option<&[f64; BUCKETS.len()]> {
+        self.measured.iter().find(|(of, _)| *of == layout).map(|(_, seconds)| seconds)
     }
 
     /// The layout with fewer bytes than the chosen one that costs the least time for each byte, and what it costs.
@@ -279,31 +265,30 @@ mod tests {
         check(Some([1.0, 9.5]), None, all_raw - 1, [table, exact, exact, raw], 2);
     }
 
-    /// A layout that is slower with some number of tokens is chosen where no step has as many, and else only for want of
-    /// memory.
+    /// A layout that is slower with some number of tokens is chosen for want of memory only; of others the one that is
+    /// fastest in the steps that there are.
     #[test]
-    fn never_slower_in_any_step() {
-        let check = |exact: [f64; 5], step_tokens: usize, room: u64, expected: (Layout, usize)| {
-            let seconds = |_| Some(vec![(Layout::Rows, [1.0, 1.0, 1.0, 2.0, 2.0]), (Layout::Exact12, exact)]);
-            let choice = choose(&model(), seconds, step_tokens, room);
-            assert_eq!((choice.layouts["small"], choice.n_slower), expected, "{exact:?} {step_tokens}");
+    fn never_slower_with_any_number_of_tokens() {
+        const ROWS: [f64; 5] = [1.0, 1.0, 1.0, 2.0, 2.0];
+        let check = |exact: [f64; 5], room: u64, expected: (Layout, usize)| {
+            for step_tokens in [1, 2, 8, 9, 33, 99] {
+                let seconds = |_| Some(vec![(Layout::Rows, ROWS), (Layout::Exact12, exact)]);
+                let choice = choose(&model(), seconds, step_tokens, room);
+                assert_eq!((choice.layouts["small"], choice.n_slower), expected, "{exact:?} {step_tokens}");
+            }
         };
-        let (raw, exact) = ((Layout::Rows, 0), (Layout::Exact12, 0));
-        for (step_tokens, expected) in [(1, exact), (2, exact), (8, exact), (9, raw), (16, raw), (99, raw)] {
-            check([0.7, 0.9, 1.5, 1.5, 1.5], step_tokens, u64::MAX, expected);
+        let smallest = Layout::ALL.into_iter().min_by_key(|of| of.likely_bytes(SMALL)).unwrap();
+        check([0.7, 0.9, 1.5, 1.5, 1.5], u64::MAX, (Layout::Rows, 0));
+        check([0.7, 0.9, 1.01, 2.0, 1.5], u64::MAX, (Layout::Exact12, 0)); // noise
+        check([0.7, 0.9, 1.0, 2.0, 2.1], u64::MAX, (Layout::Rows, 0));
+        check([0.7, 0.9, 1.0, 2.0, 2.1], 0, (smallest, 3));
+        let seconds = |_| {
+            let (exact12, exact11) = ([0.6, 0.9, 0.9, 1.9, 1.9], [0.7, 0.7, 0.7, 1.0, 1.0]);
+            Some(vec![(Layout::Rows, ROWS), (Layout::Exact12, exact12), (Layout::Exact11, exact11)])
+        };
+        for (step_tokens, expected) in [(1, Layout::Exact12), (8, Layout::Exact11), (64, Layout::Exact11)] {
+            assert_eq!(choose(&model(), seconds, step_tokens, u64::MAX).layouts["small"], expected, "{step_tokens}");
         }
-        let seconds = |_| Some(vec![(Layout::Rows, [1.0; 5]), (Layout::Exact12, [0.7, 1.0, 1.5, 1.0, 1.5])]);
-        assert_eq!(choose(&model(), seconds, 1, u64::MAX).slower_prompts, Some((16, 64)));
-        assert_eq!(choose(&model(), seconds, 99, u64::MAX).slower_prompts, None);
-        check([0.7, 0.9, 1.01, 2.0, 1.5], 64, u64::MAX, exact); // noise
-        check([0.7, 0.9, 1.0, 2.0, 2.1], 32, u64::MAX, exact);
-        check([0.7, 0.9, 1.0, 2.0, 2.1], 33, u64::MAX, raw);
-        check(
-            [0.7, 0.9, 1.0, 2.0, 2.1],
-            33,
-            0,
-            (Layout::ALL.into_iter().min_by_key(|of| of.likely_bytes(SMALL)).unwrap(), 3),
-        );
     }
 
     /// A step that a later one makes needless is taken back.

@@ -99,10 +99,6 @@ impl Choice {
         let note = |n: usize| {
             format!("memory is short: {n} matrices lie in a layout that is smaller, and slower, than bf16 on this GPU")
         };
-        let prompts = |(first, last): (usize, usize)| {
-            format!("prompts of some {first} to {last} tokens, unlike steps, are slower than with bf16 on this GPU")
-        };
-        let slower = (self.n_slower > 0).then(|| note(self.n_slower));
-        slower.into_iter().chain(self.slower_prompts.map(prompts)).collect()
+        (self.n_slower > 0).then(|| note(self.n_slower)).into_iter().collect()
     }
 }
