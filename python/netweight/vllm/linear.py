@@ -15,13 +15,17 @@ from netweight.vllm.tally import Tally
 from netweight.vllm.versions import LAYER_BY_LAYER, loaded_late
 
 
-class PackedLinearMethod(LinearMethodBase):
-    """Loads and shards as vLLM does an unquantized layer, then packs this rank's part."""
+class PackedMatrixMethod:
+    """What linear layers, embeddings and heads have in common: `weight`, one matrix.
+
+    Loads and shards as vLLM does an unquantized layer, through its method for those, then packs this rank's part.
+    """
 
     uses_meta_device = LAYER_BY_LAYER
+    plain_class: type
 
     def __init__(self, tally: Tally) -> None:
-        self.plain = UnquantizedLinearMethod()
+        self.plain = self.plain_class()
         self.tally = tally
 
     def create_weights(self, layer: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -40,6 +44,12 @@ class PackedLinearMethod(LinearMethodBase):
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return apply_packed(self.plain, layer, x, bias)
+
+
+class PackedLinearMethod(PackedMatrixMethod, LinearMethodBase):
+    """For linear layers."""
+
+    plain_class = UnquantizedLinearMethod
 
 
 def apply_packed(plain: Any, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

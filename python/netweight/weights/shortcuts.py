@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from netweight import native
 from netweight.weights.packed_weight import SHORTCUTS, PackedWeight
 
-MOST_ROWS = 4096  # On a CPU: beyond that many different tokens, unpacking all of the embedding takes hardly longer.
+MOST_ROWS = 4096  # On a CPU: beyond that many tokens, unpacking all of the embedding takes hardly longer.
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
@@ -36,7 +36,7 @@ def embedding(
     """`F.embedding` that unpacks the rows of the tokens that occur."""
     if not isinstance(weight, PackedWeight) or not weight.is_whole or max_norm is not None or weight.requires_grad:
         return NotImplemented
-    if len(weight.store.starts) != 2 or (weight.device.type == "cpu" and ids.unique().numel() > MOST_ROWS):
+    if len(weight.store.starts) != 2 or (weight.device.type == "cpu" and ids.numel() > MOST_ROWS):
         return NotImplemented
     n_rows, cols = weight.shape
     return native.embed(weight.store.packed, (n_rows, cols), ids.reshape(-1)).view(*ids.shape, cols)
