@@ -2,13 +2,15 @@
 
     python python/benches/generate.py CHECKPOINT ARCHIVE [--rounds N] [--prompt N] [--tokens N]
 
-Both are loaded in one process and take turns; their tokens must be the same. Memory is the most that a process of its
-own took (VmHWM) beyond its imports, for loading and for generating once; pages of a mapped file count.
+They are loaded in one process and take turns: the checkpoint, the archive, and the archive with NETWEIGHT_FUSED=1, whose
+sums are its own. The tokens of the first two must be the same. Memory is the most that a process of its own took (VmHWM)
+beyond its imports, for loading and for generating once; pages of a mapped file count.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -44,10 +46,12 @@ def seconds(model, ids, n_tokens):
     return times[0], statistics.median(times[1:]), said
 
 
-def peak_bytes(path, args):
+def peak_bytes(path, is_fused, args):
     """Most memory of a process that loads a model and generates once."""
     command = [sys.executable, __file__, path, path, "--peak", "--prompt", str(args.prompt), "--tokens", str(args.tokens)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    environment = {**os.environ, "NETWEIGHT_FUSED": str(int(is_fused))}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return int(done.stdout.split()[-1])
 
 
 def own_peak_bytes():
@@ -79,20 +83,29 @@ def main():
         return
     import torch
 
-    paths = {"checkpoint": args.checkpoint, "archive": args.archive}
-    peaks = {name: peak_bytes(path, args) for name, path in paths.items()}
-    models = {name: load(path) for name, path in paths.items()}
-    ids = ids_of(models["checkpoint"], args.prompt)
-    taken = {name: ([], []) for name in models}
+    from netweight import native
+
+    contenders = {
+        "checkpoint": (args.checkpoint, False),
+        "archive": (args.archive, False),
+        "archive, fused": (args.archive, True),
+    }
+    peaks = {name: peak_bytes(path, is_fused, args) for name, (path, is_fused) in contenders.items()}
+    models = {path: load(path) for path in (args.checkpoint, args.archive)}
+    ids = ids_of(models[args.checkpoint], args.prompt)
+    taken = {name: ([], []) for name in contenders}
     said = {}
     for _ in range(args.rounds):
-        for name, model in models.items():
-            prompt, token, said[name] = seconds(model, ids, args.tokens)
+        for name, (path, is_fused) in contenders.items():
+            native.FUSED = is_fused
+            prompt, token, said[name] = seconds(models[path], ids, args.tokens)
             taken[name][0].append(prompt)
             taken[name][1].append(token)
     if said["archive"] != said["checkpoint"]:
         sys.exit("DIFFERENT tokens")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds, the same tokens")
+    n_same = sum(a == b for a, b in zip(said["archive, fused"], said["checkpoint"], strict=True))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds")
+    print(f"the archive's tokens are the checkpoint's; of the fused kernel's {n_same} of {len(said['checkpoint'])} are")
     print("| | prompt, ms | token, ms | most memory, MiB |\n|---|---|---|---|")
     for name, (prompts, tokens) in taken.items():
         print(f"| {name} | {spread(prompts, 1e3)} | {spread(tokens, 1e3)} | {peaks[name] >> 20} |")

@@ -14,8 +14,8 @@ from netweight.torch import unpack_matrix as unpack_on_cpu
 __all__ = ["FUSED", "embed", "fused_linear", "pack_matrix", "safe_open", "unpack_matrix"]
 
 FUSED = os.environ.get("NETWEIGHT_FUSED") == "1"
-"""Whether GPUs decode inside the multiplication: faster for few tokens, and no longer the library's own bits."""
-MOST_FUSED_TOKENS = 64
+"""Whether weights are decoded inside the multiplication: faster, and no longer the bits of torch's own multiplication."""
+MOST_FUSED_TOKENS = 64  # On a GPU.
 
 Shape = tuple[int, int]  # rows, columns
 TILE_ROWS = 16
@@ -89,23 +89,31 @@ def embed(packed: torch.Tensor, shape: Shape, tokens: torch.Tensor) -> torch.Ten
 
 
 def fused_linear(x: torch.Tensor, packed: torch.Tensor, shape: Shape, bias: torch.Tensor | None) -> torch.Tensor:
-    """`x` (..., cols) bf16 times a packed matrix on a GPU, which is decoded inside the multiplication: (..., rows) bf16.
+    """`x` (..., cols) bf16 times a packed matrix, which is decoded inside the multiplication: (..., rows) bf16.
 
     Sums are in f32 and in an order of their own, so that the last bits differ from the library's; they do not depend on how
-    many tokens run together. More than 64 tokens are multiplied with what is unpacked first.
+    many tokens run together. On a GPU more than 64 tokens are multiplied with what is unpacked first.
     """
     rows, cols = shape
     tokens = x.reshape(-1, cols)
-    if tokens.shape[0] > MOST_FUSED_TOKENS or tokens.shape[0] == 0:
+    out = torch.empty(tokens.shape[0], rows, dtype=torch.float32, device=x.device)
+    if tokens.shape[0] == 0:
+        return out.to(x.dtype).view(*x.shape[:-1], rows)
+    if x.device.type == "cpu":
+        tokens = tokens.contiguous()
+        bytes_of_packed = (packed.data_ptr(), packed.numel())
+        tokens_at = (tokens.data_ptr(), tokens.shape[0])
+        _netweight.linear_at(bytes_of_packed, tokens_at, out.data_ptr(), torch.get_num_threads())
+    elif tokens.shape[0] > MOST_FUSED_TOKENS:
         weight = torch.empty(shape, dtype=x.dtype, device=x.device)
         unpack_matrix(packed, shape, weight)
         return F.linear(x, weight, bias)
-    tokens = F.pad(tokens, (0, -cols % 8)).contiguous()
-    if tokens.data_ptr() % 16:
-        tokens = tokens.clone()
-    out = torch.empty(tokens.shape[0], rows, dtype=torch.float32, device=x.device)
-    place = (tokens.data_ptr(), tokens.shape[1], tokens.shape[0])
-    _netweight.gpu_linear_at(*place_of(packed), shape, place, out.data_ptr())
+    else:
+        tokens = F.pad(tokens, (0, -cols % 8)).contiguous()
+        if tokens.data_ptr() % 16:
+            tokens = tokens.clone()
+        place = (tokens.data_ptr(), tokens.shape[1], tokens.shape[0])
+        _netweight.gpu_linear_at(*place_of(packed), shape, place, out.data_ptr())
     if bias is not None:
         out += bias
     return out.to(x.dtype).view(*x.shape[:-1], rows)

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 
 use crate::errors::Result;
 use crate::memory::{AlignedBuffer, Bytes, BytesMut};
-use crate::pools::{pool, try_run};
+use crate::pools::{pool, try_run, try_run_beside_framework};
 use crate::reader::check_signals;
 use crate::source::{Request, Source};
 
@@ -79,7 +79,7 @@ pub fn packed_info_at(address: usize, len: usize) -> PyResult<(&'static str, usi
 }
 
 /// Decodes a packed matrix, or its rows (start, stop), into out, a writable C-contiguous buffer of exactly
-/// (stop - start) * cols * 2 bytes.
+/// (stop - start) * cols * 2 bytes; with threads = 0 on the threads that PyTorch computes with, where it is there.
 ///
 /// Raises InvalidArgument where there are no such rows or out has another length, DamagedError where packed is not
 /// what pack_matrix made (out then holds anything), BufferError.
@@ -242,11 +242,10 @@ fn unpack(packed: Bytes, target: BytesMut, rows: Option<(usize, usize)>, threads
         let expected = (end - begin) * row_bytes;
         return Err(Error::invalid(format!("out has {} bytes, but the rows have {expected}", target.len())).into());
     }
-    let pool = pool(threads);
     let tiles = begin / TILE_ROWS..end.div_ceil(TILE_ROWS);
     let least = MIN_PIECE_WEIGHTS.div_ceil(TILE_ROWS * geometry.cols());
-    let n_tiles = tiles.len().div_ceil(pool.n_threads() * PIECES_PER_THREAD).max(least);
-    try_run(&pool, tiles.len().div_ceil(n_tiles), &|piece_idx| {
+    let n_tiles = tiles.len().div_ceil(pool(threads).n_threads() * PIECES_PER_THREAD).max(least);
+    try_run_beside_framework(threads, tiles.len().div_ceil(n_tiles), &|piece_idx| {
         let first = (tiles.start + piece_idx * n_tiles) * TILE_ROWS;
         let rows = first.max(begin)..end.min(first + n_tiles * TILE_ROWS);
         let dst = target.part((rows.start - begin) * row_bytes..(rows.end - begin) * row_bytes);

@@ -1,4 +1,4 @@
-//! Memory that Python allocated, as slices; and memory of ours that Python reads. With gpu.rs the only file with `unsafe`.
+//! Memory that Python allocated, as slices; and memory of ours that Python reads. With gpu.rs and openmp.rs all that is `unsafe`.
 //!
 //! What cannot be checked here is the caller's promise, and the documentation of each function that takes an address
 //! repeats it: the memory stays where it is, and nobody else writes to it, until the call returns.
@@ -55,6 +55,12 @@ impl Bytes {
     }
 }
 
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
 impl BytesMut {
     /// `len` bytes from `address` on, which the caller promises to be there and to be nobody else's for now.
     pub fn at(address: usize, len: usize) -> PyResult<BytesMut> {
@@ -92,6 +98,22 @@ impl BytesMut {
         // SAFETY: inside `len` bytes that the caller of the Python function, or the buffer that is held, provides for
         // the time of the call. Callers here give each thread parts of its own.
         unsafe { std::slice::from_raw_parts_mut(start, range.len()) }
+    }
+
+    /// All of them as f32; `None` where they do not begin at a multiple of 4, or are not whole numbers. To be called once:
+    /// what it gives must not be used beside a [`BytesMut::part`].
+    #[allow(clippy::mut_from_ref)]
+    pub fn floats(&self) -> Option<&mut [f32]> {
+        if !self.address.is_multiple_of(4) || !self.len.is_multiple_of(4) {
+            return None;
+        }
+        if self.len == 0 {
+            return Some(&mut []);
+        }
+        let start = std::ptr::with_exposed_provenance_mut(self.address);
+        // SAFETY: aligned, and inside what the caller of the Python function provides for the time of the call; any bits
+        // are an f32.
+        Some(unsafe { std::slice::from_raw_parts_mut(start, self.len / 4) })
     }
 
     /// Asks for huge pages for what has not been written yet: fewer faults while it is. The bytes are the same without.

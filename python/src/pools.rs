@@ -1,9 +1,12 @@
 //! Threads that stay: a call for one layer of one token must not start any. Goes in: how many. Comes out: a pool.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use netweight_kernels_cpu::Pool;
+
+use crate::openmp;
 
 /// Most threads of a pool.
 const MAX_THREADS: usize = 1024;
@@ -43,18 +46,47 @@ pub fn pool(threads: usize) -> Arc<Pool> {
 
 /// Does `work` for all of `0..n_items` on the pool, until one fails, and gives the first error.
 pub fn try_run<E: Send>(pool: &Pool, n_items: usize, work: &(dyn Fn(usize) -> Result<(), E> + Sync)) -> Result<(), E> {
-    let failure = Mutex::new(None);
-    let is_failed = std::sync::atomic::AtomicBool::new(false);
-    pool.run(n_items, 1, &|items, _| {
-        for item in items {
-            if is_failed.load(std::sync::atomic::Ordering::Relaxed) {
-                return;
-            }
-            if let Err(error) = work(item) {
-                is_failed.store(true, std::sync::atomic::Ordering::Relaxed);
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            }
+    let first = FirstError::new();
+    pool.run(n_items, 1, &|items, _| items.for_each(|item| first.note(|| work(item))));
+    first.result()
+}
+
+/// [`try_run`] between two operations of a framework: where `threads` is 0, and the framework computes with OpenMP, on
+/// its threads.
+pub fn try_run_beside_framework<E: Send>(
+    threads: usize,
+    n_items: usize,
+    work: &(dyn Fn(usize) -> Result<(), E> + Sync),
+) -> Result<(), E> {
+    let first = FirstError::new();
+    match threads == 0 && n_items > 1 && openmp::run(n_items, &|item| first.note(|| work(item))) {
+        true => first.result(),
+        false => try_run(&pool(threads), n_items, work),
+    }
+}
+
+/// The first error of work that several threads do, who then leave the rest undone.
+struct FirstError<E> {
+    is_there: AtomicBool,
+    error: Mutex<Option<E>>,
+}
+
+impl<E> FirstError<E> {
+    fn new() -> FirstError<E> {
+        FirstError { is_there: AtomicBool::new(false), error: Mutex::new(None) }
+    }
+
+    fn note(&self, work: impl FnOnce() -> Result<(), E>) {
+        if self.is_there.load(Ordering::Relaxed) {
+            return;
         }
-    });
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        if let Err(error) = work() {
+            self.is_there.store(true, Ordering::Relaxed);
+            self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    }
+
+    fn result(self) -> Result<(), E> {
+        self.error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
 }

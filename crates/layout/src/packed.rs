@@ -124,16 +124,25 @@ impl<'a> PackedView<'a> {
     /// # Panics
     /// Where there is no such group.
     pub fn group(&self, group_idx: usize) -> Result<GroupView<'a>> {
-        assert!(group_idx < self.geometry.n_groups(), "group {group_idx}");
-        let (begin, end) = (self.start(group_idx), self.start(group_idx + 1));
-        let range = usize::try_from(begin).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(usize::MAX);
-        let group = self.bytes.get(range).filter(|_| begin.is_multiple_of(ALIGNMENT as u64));
+        let range = self.group_range(group_idx);
+        let begin = range.start;
+        let group = self.bytes.get(range).filter(|_| begin.is_multiple_of(ALIGNMENT));
         let group = group.ok_or(Error::Corrupt("groups of a packed matrix are not where they belong"))?;
         let view = GroupView::parse(self.geometry.layout(), self.geometry.cols(), group)?;
         match view.n_tiles() == self.geometry.group_tiles(group_idx).len() {
             true => Ok(view),
             false => Err(Error::Corrupt("a group of another number of tiles")),
         }
+    }
+
+    /// Where group `group_idx` says to lie in the bytes: for [`crate::Matrix::new`], which checks that.
+    ///
+    /// # Panics
+    /// Where there is no such group.
+    pub fn group_range(&self, group_idx: usize) -> Range<usize> {
+        assert!(group_idx < self.geometry.n_groups(), "group {group_idx}");
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        place(self.start(group_idx))..place(self.start(group_idx + 1))
     }
 
     /// Decodes rows into `dst`, (rows, cols) elements of [`Layout::source_dtype`]. `scratch` is for reuse: what it holds

@@ -128,7 +128,7 @@ class NetweightHfQuantizer(HfQuantizer):
 
     @property
     def is_compileable(self) -> bool:
-        return False
+        return True
 
 
 def check_version(version: str) -> None:

@@ -9,7 +9,7 @@ from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBa
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
 from netweight.vllm.linear import PackedMatrixMethod
-from netweight.vllm.ops import OPS
+from netweight.weights.ops import OPS
 
 
 class PackedEmbeddingMethod(PackedMatrixMethod, QuantizeMethodBase):

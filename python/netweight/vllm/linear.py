@@ -9,7 +9,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase, UnquantizedLinea
 from vllm.platforms import current_platform
 
 from netweight import native
-from netweight.vllm.ops import OPS
+from netweight.weights.ops import OPS
 from netweight.vllm.packing import Unpacked, pack_parameter, packed_once
 from netweight.vllm.tally import Tally
 from netweight.vllm.versions import LAYER_BY_LAYER, loaded_late

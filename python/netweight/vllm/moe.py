@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 
-from netweight.vllm.ops import OPS
+from netweight.weights.ops import OPS
 from netweight.vllm.packing import Unpacked, pack_parameter, packed_once
 from netweight.vllm.tally import Tally
 from netweight.vllm.versions import LAYER_BY_LAYER, loaded_late

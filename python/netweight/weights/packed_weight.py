@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from netweight.weights.ops import OPS
 from netweight.weights.scratch import scratch
 from netweight.weights.store import Store
 
@@ -26,7 +27,9 @@ class PackedWeight(torch.Tensor):
     """
 
     store: Store
-    is_whole: bool  # Whether this is all of the store, in its order. Not a property: torch would intercept that.
+    # Not properties: torch would intercept them.
+    is_whole: bool  # Whether this is all of the store, in its order.
+    is_traced: bool  # Whether there are no bytes, only what torch.compile knows of them.
 
     @staticmethod
     def __new__(cls, store: Store, geometry: Geometry | None = None, requires_grad: bool = False) -> PackedWeight:
@@ -41,6 +44,7 @@ class PackedWeight(torch.Tensor):
             requires_grad=requires_grad,
         )
         weight.store = store
+        weight.is_traced = type(store.packed) is not torch.Tensor
         weight.is_whole = (size, stride, offset) == whole_geometry(store, len(size))
         return weight
 
@@ -55,8 +59,11 @@ class PackedWeight(torch.Tensor):
     def unpack(self, slot: int | None = None) -> torch.Tensor:
         """The elements as an ordinary tensor: this tensor's shape and strides; in a scratch where `slot` is given.
 
-        Rows of the store that this tensor does not touch are neither decoded nor allocated.
+        Rows of the store that this tensor does not touch are neither decoded nor allocated; but in what torch.compile makes.
         """
+        if self.is_traced:
+            rows = OPS.unpack_all(self.store.packed, self.store.starts, self.store.rows, self.store.cols)
+            return rows.as_strided(self.shape, self.stride(), self.storage_offset())
         cols = self.store.cols
         extent = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride(), strict=True)) + 1
         first = self.storage_offset() // cols
@@ -71,6 +78,10 @@ class PackedWeight(torch.Tensor):
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
         return ["packed_bytes"], (self.store.starts, self.store.rows, self.store.cols, geometry_of(self))
+
+    def _stable_hash_for_caching(self) -> str:
+        """Of what compiled code depends on; torch asks for it by this name."""
+        return repr(self.__tensor_flatten__())
 
     @property
     def packed_bytes(self) -> torch.Tensor:

@@ -26,7 +26,8 @@ def scratch(shape: tuple[int, ...], device: torch.device, slot: int = 0) -> torc
     buffer = mine.get(key)
     if buffer is None or buffer.numel() < n:
         mine.pop(key, None)  # So that both are never there at once.
-        buffer = torch.empty(n, dtype=torch.bfloat16, device=device)
+        with torch.inference_mode(False):  # What is made inside may not be used outside.
+            buffer = torch.empty(n, dtype=torch.bfloat16, device=device)
         mine[key] = buffer
         _buffers[id(buffer)] = buffer
     return buffer[:n].view(shape)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from netweight import native
+from netweight.weights.ops import OPS
 from netweight.weights.packed_weight import SHORTCUTS, PackedWeight
 
 MOST_ROWS = 4096  # On a CPU: beyond that many tokens, unpacking all of the embedding takes hardly longer.
@@ -15,13 +16,15 @@ MOST_ROWS = 4096  # On a CPU: beyond that many tokens, unpacking all of the embe
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
     """`F.linear` for inference; autograd has to see the packed weight, and so takes the ordinary way."""
-    if not isinstance(weight, PackedWeight) or not weight.is_whole or isinstance(x, PackedWeight):
+    if not isinstance(weight, PackedWeight) or not weight.is_whole or weight.is_traced or isinstance(x, PackedWeight):
         return NotImplemented
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return NotImplemented
-    if native.FUSED and weight.device.type == "cuda" and len(weight.store.starts) == 2:
+    if native.FUSED and len(weight.store.starts) == 2 and x.dtype == weight.dtype and x.device == weight.device:
         return native.fused_linear(x, weight.store.packed, (weight.shape[0], weight.shape[1]), bias)
-    return F.linear(x, weight.unpack(slot=0), bias)
+    with torch.no_grad():
+        # Some shapes torch multiplies in another way if the weight might be trained, as an ordinary model's might be.
+        return F.linear(x, weight.unpack(slot=0).detach().requires_grad_(), bias)
 
 
 def embedding(
@@ -39,6 +42,8 @@ def embedding(
     if len(weight.store.starts) != 2 or (weight.device.type == "cpu" and ids.numel() > MOST_ROWS):
         return NotImplemented
     n_rows, cols = weight.shape
+    if weight.is_traced:
+        return OPS.embedding(ids, weight.store.packed, n_rows, cols)
     return native.embed(weight.store.packed, (n_rows, cols), ids.reshape(-1)).view(*ids.shape, cols)
 
 
