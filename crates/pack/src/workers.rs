@@ -26,6 +26,9 @@ impl Worker {
     }
 }
 
+/// More are asked for by mistake, and a machine that starts them all stands still.
+const MAX_THREADS: usize = 1024;
+
 /// The threads of one verb.
 pub(crate) struct Workers {
     pool: ThreadPool,
@@ -35,6 +38,9 @@ pub(crate) struct Workers {
 impl Workers {
     /// `threads`: 0 for as many as the machine runs at once.
     pub(crate) fn new(threads: usize, level: Level) -> Result<Workers> {
+        if threads > MAX_THREADS {
+            return Err(Error::invalid(format!("{threads} threads; at most {MAX_THREADS} can be asked for")));
+        }
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| Error::invalid(format!("cannot start the threads: {error}")))?;
         let slots = (0..pool.current_num_threads()).map(|_| Mutex::new(Worker::new(level))).collect();
