@@ -142,8 +142,8 @@ class TensorSlice:
     """A tensor that is read where it is indexed, as in ``slice[2:5, ..., 0]``.
 
     Integers, slices with a positive step and one ``...`` are indices. The first dimension's decide which chunks are
-    read and decoded; the others are cut from the rows afterwards. What reaches beyond a dimension raises
-    ``SliceError``, an ``IndexError``.
+    read and decoded; the others are cut from the rows afterwards. Slices end where the dimension does; an integer beyond
+    it raises ``SliceError``, an ``IndexError``.
     """
 
     def __init__(self, reader: Reader, framework: Framework, threads: int, name: str) -> None:
@@ -188,7 +188,9 @@ def _indices(name: str, index: Any, shape: list[int]) -> list[Any]:
     """One index for each dimension: an integer, or a slice whose bounds are in it. Nothing for a scalar."""
     indices = list(index) if isinstance(index, tuple) else [index]
     n_ellipsis = sum(1 for index in indices if index is Ellipsis)
-    if n_ellipsis > 1 or len(indices) - n_ellipsis > len(shape):
+    if n_ellipsis > 1:
+        raise SliceError(f"tensor {name!r}: one ... is an index, not {n_ellipsis}")
+    if len(indices) - n_ellipsis > len(shape):
         raise SliceError(f"tensor {name!r} has {len(shape)} dimensions, but there are {len(indices)} indices")
     at = next((at for at, index in enumerate(indices) if index is Ellipsis), len(indices))
     n_whole = len(shape) - (len(indices) - n_ellipsis)
@@ -197,22 +199,19 @@ def _indices(name: str, index: Any, shape: list[int]) -> list[Any]:
 
 
 def _within(name: str, index: Any, dim: int) -> Any:
-    def check(bound: Any, most: int) -> int:
-        try:
-            bound = bound.__index__()
-        except AttributeError:
-            raise SliceError(f"tensor {name!r}: {bound!r} is no index; integers, slices and ... are") from None
-        if not -dim <= bound <= most:
-            raise SliceError(f"tensor {name!r}: {bound} is beyond a dimension of {dim}")
-        return bound + dim if bound < 0 else bound
-
-    if not isinstance(index, slice):
-        if isinstance(index, bool):
-            raise SliceError(f"tensor {name!r}: {index!r} is no index; integers, slices and ... are")
-        return check(index, dim - 1)
-    step = 1 if index.step is None else index.step
-    if step < 1:
-        raise SliceError(f"tensor {name!r}: a step of {step}; only positive ones can be read")
-    start = 0 if index.start is None else check(index.start, dim)
-    stop = dim if index.stop is None else check(index.stop, dim)
-    return slice(start, max(start, stop), step)
+    if isinstance(index, bool):
+        raise SliceError(f"tensor {name!r}: {index!r} is no index; integers, slices and ... are")
+    try:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(dim)
+            if step < 0:
+                raise ValueError
+            return slice(start, max(start, stop), step)
+        place = index.__index__()
+    except ValueError:
+        raise SliceError(f"tensor {name!r}: a step of {index.step}; only positive ones can be read") from None
+    except (AttributeError, TypeError):
+        raise SliceError(f"tensor {name!r}: {index!r} is no index; integers, slices and ... are") from None
+    if not -dim <= place < dim:
+        raise SliceError(f"tensor {name!r}: {place} is beyond a dimension of {dim}")
+    return place + dim if place < 0 else place

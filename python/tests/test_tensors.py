@@ -64,6 +64,10 @@ SLICES = [
     numpy.s_[3, ...],
     numpy.s_[2:4, ..., -1],
     numpy.s_[numpy.int64(2)],
+    numpy.s_[:100],
+    numpy.s_[100:],
+    numpy.s_[-100:2, -100:],
+    numpy.s_[3:1],
 ]
 
 
@@ -86,10 +90,11 @@ def test_slices_of_three_dimensions_and_of_none(either):
         assert file.get_slice("scalar")[()] == 2.5 and file.get_slice("scalar")[...] == 2.5
         assert file.get_slice("empty")[:].shape == (0, 3)
         assert file.get_slice("empty")[0:0, 1].shape == (0,)
+        assert file.get_slice("empty")[0:1].shape == file.get_slice("empty")[1:].shape == (0, 3)
 
 
-BAD_SLICES = [70, -71, numpy.s_[:71], numpy.s_[71:], numpy.s_[:, 90], numpy.s_[0, 0, 0], numpy.s_[::-1], True]
-BAD_SLICES += [numpy.s_[None], numpy.s_[[1, 2]], "x", 1.5, numpy.s_[..., ...], numpy.s_[:, ::-1]]
+BAD_SLICES = [70, -71, numpy.s_[:, 90], numpy.s_[0, 0, 0], numpy.s_[::-1], numpy.s_[::0], True, None, "x", 1.5]
+BAD_SLICES += [[1, 2], numpy.array([1, 2]), numpy.s_[1.5:], numpy.s_[..., ...], numpy.s_[:, ::-1]]
 
 
 @pytest.mark.parametrize("index", BAD_SLICES, ids=str)
