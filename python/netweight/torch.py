@@ -12,6 +12,8 @@ from ._errors import DtypeError, InvalidArgument
 from ._frameworks import Torch
 from ._verbs import Report, save_tensors
 
+BF16_BITS = (torch.bfloat16, torch.int16, torch.uint16)  # In an f16 tensor they would be other numbers.
+
 
 def load_file(
     filename: str | os.PathLike[str], device: str | int | torch.device = "cpu", *, threads: int = 0
@@ -83,8 +85,8 @@ def unpack_matrix(
     """
     if packed.dtype != torch.uint8 or packed.device.type != "cpu" or not packed.is_contiguous():
         raise InvalidArgument("packed must be a contiguous uint8 tensor on the CPU")
-    if out.element_size() != 2 or out.device.type != "cpu" or not out.is_contiguous():
-        raise InvalidArgument("out must be a contiguous bf16 tensor on the CPU")
+    if out.dtype not in BF16_BITS or out.device.type != "cpu" or not out.is_contiguous():
+        raise InvalidArgument(f"out must be a contiguous bf16 tensor on the CPU, not {out.dtype} on {out.device}")
     _netweight.unpack_matrix_at(packed.data_ptr(), packed.numel(), out.data_ptr(), out.numel() * 2, rows, threads)
     return out
 

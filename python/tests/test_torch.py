@@ -82,6 +82,7 @@ def test_packed(bookworm_archive):
         lambda: netweight.torch.pack_matrix(matrix[0]),
         lambda: netweight.torch.unpack_matrix(packed.view(torch.int8), whole),
         lambda: netweight.torch.unpack_matrix(packed, whole.float()),
+        lambda: netweight.torch.unpack_matrix(packed, whole.half()),
         lambda: netweight.torch.unpack_matrix(packed, whole.T),
     ]:
         with pytest.raises(netweight.InvalidArgument):
