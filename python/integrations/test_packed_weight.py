@@ -3,11 +3,13 @@
 import copy
 import io
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import netweight
 from netweight.weights import PackedWeight
 
 
@@ -37,6 +39,8 @@ OPERATIONS = {
     "linear_bias": lambda w: F.linear(torch.ones(3, 64).bfloat16(), w, torch.ones(96).bfloat16()),
     "mm": lambda w: torch.ones(3, 96).bfloat16() @ w,
     "t": lambda w: w.t(),
+    "cat": lambda w: torch.cat([w, w, w.t().reshape(96, 64)]),
+    "stack": lambda w: torch.stack([w, w]),
     "slice": lambda w: w[17:40, 3:],
     "row": lambda w: w[5],
     "tensor index": lambda w: w[torch.tensor(5)],
@@ -132,6 +136,21 @@ def test_threads(packed: PackedWeight, plain: torch.Tensor) -> None:
     wanted = F.linear(x, plain)
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: same(F.linear(x, packed), wanted), range(200)))
+
+
+def test_for_other_libraries(packed: PackedWeight, plain: torch.Tensor, tmp_path: Path) -> None:
+    assert same(torch.from_dlpack(packed), plain)
+    netweight.torch.save_file({"w": packed, "t": packed.t()}, tmp_path / "nw")
+    found = netweight.torch.load_file(tmp_path / "nw")
+    assert same(found["w"], plain) and same(found["t"], plain.t())
+    assert torch.equal(netweight.torch.pack_matrix(packed), netweight.torch.pack_matrix(plain))
+
+
+def test_shared_memory(plain: torch.Tensor) -> None:
+    layer = torch.nn.Linear(64, 96, bias=False)
+    layer.weight = torch.nn.Parameter(PackedWeight.pack(plain), requires_grad=False)
+    layer.share_memory()
+    assert layer.weight.packed_bytes.is_shared() and same(layer.weight, plain)
 
 
 def test_not_packed() -> None:

@@ -48,7 +48,7 @@ def save_file(
             raise DtypeError(f"tensor {name!r} is {tensor.dtype} ({tensor.layout}), which safetensors has not")
         if tensor.is_meta:
             raise InvalidArgument(f"tensor {name!r} is on the meta device: it has no bytes")
-        tensor = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        tensor = in_memory(tensor).detach().resolve_conj().resolve_neg().cpu().contiguous()
         held.append(tensor)
         shape = list(tensor.shape)
         if dtype == "F4":
@@ -71,9 +71,15 @@ def pack_matrix(matrix: torch.Tensor, layout: str = "exact11", threads: int = 0)
     """
     if matrix.dim() != 2 or matrix.dtype != torch.bfloat16:
         raise InvalidArgument(f"a 2-D bf16 matrix can be packed, not {matrix.dtype} of shape {tuple(matrix.shape)}")
-    matrix = matrix.detach().cpu().contiguous()
+    matrix = in_memory(matrix).detach().cpu().contiguous()
     packed = _netweight.pack_matrix_at(matrix.data_ptr(), (matrix.shape[0], matrix.shape[1]), layout, threads)
     return None if packed is None else torch.frombuffer(packed, dtype=torch.uint8)
+
+
+def in_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, unless it is a ``PackedWeight``, at whose address are no elements: those."""
+    unpack = getattr(tensor, "unpack", None)
+    return tensor if unpack is None else unpack()
 
 
 def unpack_matrix(

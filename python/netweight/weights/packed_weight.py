@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -134,7 +134,7 @@ class PackedWeight(torch.Tensor):
             return _view(func, args, kwargs)
         if func._schema.is_mutable:
             return _write(func, args, kwargs)
-        slots = iter(range(len(args) + len(kwargs)))
+        slots = count()  # Lists of tensors, as of torch.cat, have any number of them.
         unpacked = tree_map_only(PackedWeight, lambda weight: weight.unpack(next(slots)), (args, kwargs))
         return func(*unpacked[0], **unpacked[1])
 

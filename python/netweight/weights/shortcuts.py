@@ -59,8 +59,23 @@ def set_data(weight: torch.Tensor, data: torch.Tensor) -> Any:
     weight.copy_(data)
 
 
+def share_memory(weight: torch.Tensor) -> Any:
+    """`module.share_memory()`: the packed bytes are what other processes see."""
+    if not isinstance(weight, PackedWeight):
+        return NotImplemented
+    weight.store.packed.share_memory_()
+    return weight
+
+
+def dlpack(weight: torch.Tensor, **options: Any) -> Any:
+    """For other libraries, which read memory: of a copy that is not packed."""
+    return weight.unpack().__dlpack__(**options) if isinstance(weight, PackedWeight) else NotImplemented
+
+
 def enter() -> None:
     """Makes packed weights use them."""
     SHORTCUTS[F.linear] = linear
     SHORTCUTS[F.embedding] = embedding
     SHORTCUTS[torch.Tensor.data.__set__] = set_data  # type: ignore[attr-defined]
+    SHORTCUTS[torch.Tensor.share_memory_] = share_memory
+    SHORTCUTS[torch.Tensor.__dlpack__] = dlpack
