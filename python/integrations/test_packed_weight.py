@@ -146,6 +146,12 @@ def test_for_other_libraries(packed: PackedWeight, plain: torch.Tensor, tmp_path
     assert torch.equal(netweight.torch.pack_matrix(packed), netweight.torch.pack_matrix(plain))
 
 
+def test_another_shape(packed: PackedWeight, plain: torch.Tensor) -> None:
+    with pytest.raises(RuntimeError, match="dequantize"):
+        packed.data = torch.zeros(100, 64).bfloat16()
+    assert same(packed, plain)
+
+
 def test_shared_memory(plain: torch.Tensor) -> None:
     layer = torch.nn.Linear(64, 96, bias=False)
     layer.weight = torch.nn.Parameter(PackedWeight.pack(plain), requires_grad=False)

@@ -56,6 +56,11 @@ def set_data(weight: torch.Tensor, data: torch.Tensor) -> Any:
             f"packed weights are {weight.dtype}, not {data.dtype}: "
             "call model.dequantize() before you change the model's number format"
         )
+    if data.shape != weight.shape:
+        raise RuntimeError(
+            f"a packed weight of shape {tuple(weight.shape)} cannot become one of {tuple(data.shape)}: "
+            "call model.dequantize() before you change the sizes of layers or the vocabulary"
+        )
     weight.copy_(data)
 
 
