@@ -56,6 +56,8 @@ def test_options(plain, archive, tmp_path):
     for call, part in [
         (lambda: netweight.compress(plain, tmp_path / "b", level="best"), "no level"),
         (lambda: netweight.compress(plain, tmp_path / "b", resident="raw"), "no layout"),
+        (lambda: netweight.compress(plain, tmp_path / "b", threads=10**9), "at most 1024"),
+        (lambda: netweight.verify(archive, threads=1025), "at most 1024"),
         (lambda: netweight.compress(archive, tmp_path / "b"), "archive already.*restore"),
         (lambda: netweight.restore(plain, tmp_path / "b"), "not a netweight archive.*compress"),
         (lambda: netweight.verify(plain), "not a netweight archive"),
