@@ -15,5 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod dtype;
+mod grid;
 
 pub use dtype::{DTYPES, Dtype, Layout, Row, n_bytes};
+pub use grid::{Grid, GridError, MAX_STEP, MIN_STEP, index_of, is_step, value_of};
