@@ -310,3 +310,55 @@ def codes_exact12(packed):
 
 
 CODES = {7: codes_exact11, 15: codes_exact12}
+
+
+# ---- 8. Grids ------------------------------------------------------------------------------------
+
+class Grid:
+    """How a grid is cut, and its steps."""
+
+    def __init__(self, tensor, coded_bytes):
+        shape = tensor.shape
+        check(tensor.dtype == "BF16", "dtype %s", tensor.dtype)
+        check(len(shape) == 2 and all(type(n) is int and n >= 1 for n in shape), "shape %r", shape)
+        check(shape[1] <= 524288, "%d columns", shape[1])
+        self.rows, self.cols = shape
+        check(tensor.len_bytes == 2 * self.rows * self.cols, "%d bytes", tensor.len_bytes)
+        self.chunk_rows = max(1, coded_bytes // (2 * self.cols))
+        self.chunk_bytes = self.chunk_rows * 2 * self.cols
+
+    def read_steps(self, reader):
+        self.row_steps = [step_of(word) for word in reader.ints("H", self.rows)]
+        self.col_steps = [step_of(word) for word in reader.ints("H", self.cols)]
+
+
+def step_of(word):
+    step = struct.unpack("<f", struct.pack("<I", word << 16))[0]
+    check(word == 0 or 2.0**-60 <= step <= 2.0**60, "the step %r", step)
+    return step
+
+
+def rows_bytes(chunk, grid, rows):
+    """The values of these rows."""
+    reader = Reader(chunk)
+    n_classes = reader.int("B")
+    check(1 <= n_classes <= 16, "%d classes", n_classes)
+    classes = reader.ints("B", len(rows)) if n_classes > 1 else [0] * len(rows)
+    check(set(classes) == set(range(n_classes)), "classes without rows, or rows without a class")
+    indices = []
+    for of_class in range(n_classes):
+        with where("class %d" % of_class):
+            coded = reader.take(reader.int("I"))
+            indices.append(Reader(chunk_bytes(coded, classes.count(of_class) * grid.cols, 1)))
+    reader.end("the chunk")
+    parts = []
+    for row, of_class in zip(rows, classes):
+        of_row = indices[of_class].ints("b", grid.cols)
+        parts += [bf16(grid.row_steps[row] * (step * index)) for step, index in zip(grid.col_steps, of_row)]
+    return struct.pack("<%dH" % len(parts), *parts)
+
+
+def bf16(value):
+    """The bits of a value that 32 bits hold exactly, rounded to the nearest bf16, ties to even."""
+    bits = struct.unpack("<I", struct.pack("<f", value + 0.0))[0]
+    return bits + 0x7FFF + (bits >> 16 & 1) >> 16

@@ -6,7 +6,7 @@
 ARCHIVE is an archive shard or an archive folder. Without -o everything is decoded and checked and
 nothing is written. With -o the original file or folder is written to OUT. Exit status 1 and one
 line say which file, tensor and chunk break which rule. Sections are numbered as on the page; what
-stands in a payload, sections 4, 5 and 7, is in chunks.py.
+stands in a payload, sections 4, 5, 7 and 8, is in chunks.py.
 """
 
 import argparse
@@ -18,7 +18,8 @@ import struct
 import sys
 import zlib
 
-from chunks import WIDTHS, Corrupt, Matrix, Reader, check, chunk_bytes, group_bytes, where
+from chunks import (WIDTHS, Corrupt, Grid, Matrix, Reader, check, chunk_bytes, group_bytes, rows_bytes,
+                    where)
 
 
 def parse_json(data, what):
@@ -110,13 +111,16 @@ class Shard:
         for tensor in tensors:
             check(tensor.dtype == "U8" and tensor.shape == [tensor.len_bytes],
                   "header: %r is not U8 of one dimension", tensor.name)
-        check(field(self.metadata, "netweight", str, "__metadata__") == "1", "__metadata__: not format 1")
+        self.format = field(self.metadata, "netweight", str, "__metadata__")
+        check(self.format in ("1", "2"), "__metadata__: format %r", self.format)
         check(tensors and tensors[-1].name == "netweight.manifest", "the manifest is not last")
         manifest = tensors.pop()
         read_manifest(self, self.data[manifest.begin : manifest.end])
         self.read_original_header()
         self.matrices = resident_matrices(self)
+        self.steps = tensors.pop() if self.grid_names else None
         self.match_payloads(tensors)
+        self.grids = read_grids(self)
 
     def read_original_header(self):
         """Fills `original_header` and `tensors`, which are what the payloads stand for."""
@@ -152,6 +156,9 @@ class Shard:
         for tensor in self.tensors:
             check(begin_of[tensor.name] == position, "payload %r is not in offset order", tensor.name)
             position += len(self.payloads[tensor.name])
+        if self.steps is not None:
+            check(self.steps.name == "netweight.steps", "the last payload is not that of the steps")
+            self.payloads[self.steps.name] = self.data[self.steps.begin : self.steps.end]
 
 
 # ---- 2. Manifest ---------------------------------------------------------------------------------
@@ -165,8 +172,8 @@ def read_manifest(shard, manifest):
     table = parse_json(reader.take(reader.int("I")), "manifest")
     shard.header_zlib = reader.take(reader.left())
     version = count_of(table, "format", "manifest")
-    check(version <= 1, "format %d; this program reads format 1", version)
-    check(version == 1, "manifest: format %d", version)
+    check(version <= 2, "format %d; this program reads formats 1 and 2", version)
+    check(str(version) == shard.format, "manifest: format %d", version)
     field(table, "writer", str, "manifest")
     shard.mode = field(table, "mode", str, "manifest")
     check(shard.mode in ("tensors", "resident", "opaque"), "manifest: mode %r", shard.mode)
@@ -186,6 +193,10 @@ def read_manifest(shard, manifest):
             sibling = field(target, "shard", str, "same_as %r" % name)
             check(is_plain_path(sibling) and "/" not in sibling, "same_as %r: %r is no sibling", name, sibling)
     check(("resident" in table) == (shard.mode == "resident"), "manifest: mode %r and `resident`", shard.mode)
+    check(("grids" in table) == (version == 2), "manifest: format %d and `grids`", version)
+    shard.grid_names = field(table, "grids", list, "manifest") if version == 2 else []
+    if version == 2:
+        check(shard.grid_names and shard.mode == "tensors", "manifest: no grids, or in mode %r", shard.mode)
     shard.layout, shard.resident = None, []
     if shard.mode == "resident":
         resident = field(table, "resident", dict, "manifest")
@@ -265,7 +276,8 @@ def check_payload(shard, tensor):
         check(not payload, "the payload should be empty")
         return []
     matrix = shard.matrices.get(tensor.name)
-    n_chunks = -(-tensor.len_bytes // (matrix.chunk_bytes if matrix else shard.chunk_bytes))
+    cut = matrix or shard.grids.get(tensor.name) or shard
+    n_chunks = -(-tensor.len_bytes // cut.chunk_bytes)
     reader = Reader(payload)
     directory = struct.iter_unpack("<IQ", reader.take(12 * n_chunks))
     if matrix:
@@ -284,6 +296,8 @@ def check_payload(shard, tensor):
 def payload_bytes(shard, tensor):
     if tensor.name in shard.matrices:
         return resident_bytes(shard, tensor)
+    if tensor.name in shard.grids:
+        return grid_bytes(shard, tensor)
     width = 1 if shard.mode == "opaque" else WIDTHS.get(tensor.dtype, 1)
     parts = []
     for index, chunk in enumerate(check_payload(shard, tensor)):
@@ -315,6 +329,35 @@ def resident_bytes(shard, tensor):
     return b"".join(parts)
 
 
+def read_grids(shard):
+    """The grids that `grids` lists, by name, with their steps; they are listed in offset order."""
+    shard.grids, names, grids = {}, list(shard.grid_names), {}
+    for tensor in shard.tensors:
+        if names and names[0] == tensor.name:
+            with where("grid %r" % names.pop(0)):
+                check(tensor.name not in shard.same_as, "it is in same_as, too")
+                grids[tensor.name] = Grid(tensor, shard.chunk_bytes)
+    check(not names, "grids: %r is not there, or not in order", names[:1])
+    if grids:
+        with where("netweight.steps"):
+            len_bytes = sum(2 * (grid.rows + grid.cols) for grid in grids.values())
+            check(len_bytes <= 67108864, "%d bytes of steps", len_bytes)
+            whole = {"dtype": "BF16", "shape": [len_bytes // 2], "data_offsets": [0, len_bytes]}
+            reader = Reader(payload_bytes(shard, Tensor("netweight.steps", whole)))
+            for grid in grids.values():
+                grid.read_steps(reader)
+    return grids
+
+
+def grid_bytes(shard, tensor):
+    grid, parts = shard.grids[tensor.name], []
+    for index, chunk in enumerate(check_payload(shard, tensor)):
+        with where("chunk %d" % index):
+            first = index * grid.chunk_rows
+            parts.append(rows_bytes(chunk, grid, range(first, min(grid.rows, first + grid.chunk_rows))))
+    return b"".join(parts)
+
+
 # ---- 6. Archive folder ---------------------------------------------------------------------------
 
 def is_plain_path(path):
@@ -330,8 +373,8 @@ def read_folder_table(data):
     table = parse_json(data, "table")
     check(list(table)[-1] == "digest", "digest is not the last key")
     version = count_of(table, "format", "table")
-    check(version <= 1, "format %d; this program reads format 1", version)
-    check(version == 1, "format %d", version)
+    check(version <= 2, "format %d; this program reads formats 1 and 2", version)
+    check(version >= 1, "format %d", version)
     field(table, "writer", str, "table")
     files = field(table, "files", list, "table")
     for entry in files:

@@ -1,9 +1,12 @@
 //! Small good files, for inputs to begin with.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use netweight_codec::Level;
-use netweight_pack::{CompressOptions, Layout, Silent, compress};
+use netweight_pack::{CompressOptions, Layout, Silent, compress, compress_grids};
+use netweight_tensor::Grid;
 
 use crate::scratch::Scratch;
 
@@ -79,7 +82,7 @@ pub(crate) fn options(number: u8) -> CompressOptions {
     CompressOptions { level, resident, threads: 1, ..CompressOptions::default() }
 }
 
-/// Archives of [`files`], at both levels, and in the resident layouts.
+/// Archives of [`files`], at both levels, in the resident layouts, and with grids.
 pub(crate) fn archives() -> Vec<Vec<u8>> {
     let archive = |number: u8, file: &[u8]| {
         let scratch = Scratch::new();
@@ -89,7 +92,20 @@ pub(crate) fn archives() -> Vec<Vec<u8>> {
     };
     let coded = [0, 1].into_iter().flat_map(|number| files().into_iter().map(move |file| archive(number, &file)));
     let matrices = files().pop().expect("a file with matrices");
-    coded.chain([2, 4].map(|number| archive(number, &matrices))).collect()
+    coded.chain([2, 4].map(|number| archive(number, &matrices))).chain([with_grids(&matrices)]).collect()
+}
+
+/// The archive of a file with matrices `m` and `n` in which grids stand for both.
+fn with_grids(file: &[u8]) -> Vec<u8> {
+    let grid = |rows: usize, cols: usize| {
+        let weights: Vec<f32> = (0..rows * cols).map(|idx| (idx * idx % 37) as f32 - 18.0).collect();
+        Arc::new(Grid::nearest(&weights, vec![2.0; rows], vec![0.5; cols]))
+    };
+    let grids = BTreeMap::from([("m".to_owned(), grid(16, 64)), ("n".to_owned(), grid(31, 90))]);
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.write("a.safetensors", file), scratch.path("b.safetensors"));
+    compress_grids(&source, &target, &grids, &options(0), &Silent).expect("a good file");
+    std::fs::read(target).expect("an archive")
 }
 
 /// Makes an archive folder with a shard, an index and side files below `folder`; gives its `netweight.json`.

@@ -98,6 +98,7 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
         original: Original { bytes: 99, sha256: Digest::of(&[b"x"]), header_bytes: 10 },
         same_as: [("a".to_owned(), same)].into(),
         resident: None,
+        grids: vec![],
         header: b"0123456789".to_vec(),
     };
     let opaque = Manifest { mode: Mode::Opaque, same_as: Default::default(), header: vec![], ..manifest.clone() };
@@ -109,7 +110,9 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
     };
     let resident = Some(Resident { layout: "exact11".to_owned(), tensors: vec!["w".to_owned()] });
     let resident = Manifest { mode: Mode::Resident, resident, ..manifest.clone() };
-    vec![seed(&manifest, false), seed(&manifest, true), seed(&opaque, false), seed(&resident, false)]
+    let grids = Manifest { grids: vec!["w".to_owned()], ..manifest.clone() };
+    let seeds = [(&manifest, false), (&manifest, true), (&opaque, false), (&resident, false), (&grids, false)];
+    seeds.into_iter().map(|(manifest, is_zlib)| seed(manifest, is_zlib)).collect()
 }
 
 /// Input: the bytes of `netweight.json`, or those before its digest.
@@ -138,7 +141,7 @@ pub(crate) fn folder_manifest_seeds() -> Vec<Vec<u8>> {
         file("c", FileKind::Index),
         file("d.safetensors", FileKind::Shard),
     ];
-    let whole = FolderManifest { writer: "w".to_owned(), files }.encode().expect("a good folder manifest");
+    let whole = FolderManifest { writer: "w".to_owned(), has_grids: false, files }.encode().expect("a good folder manifest");
     let body = forge::before_digest(&whole).to_vec();
     vec![whole, body]
 }

@@ -1,7 +1,7 @@
 """Which archives this version reads."""
 
 METHOD = "netweight"  # quantization_config.quant_method in config.json
-FORMAT = 1  # The newest.
+FORMAT = 2  # The newest.
 
 
 def check_format(number: object) -> int:

@@ -100,7 +100,7 @@ fn newer_format() {
         3,
         "input",
         "unsupported",
-        "update netweight: this version reads archive format 1",
+        "update netweight: this version reads archive format 2",
     );
 }
 

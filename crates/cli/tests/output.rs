@@ -77,7 +77,7 @@ fn help_has_examples_and_exit_codes() {
         assert!(help.contains("Examples:") && help.contains(&format!("netweight {verb}")), "{help}");
     }
     let version = run(&["--version"]).ok().stdout;
-    assert!(version.contains("archive format 1"), "{version}");
+    assert!(version.contains("archive format 2"), "{version}");
 }
 
 #[test]

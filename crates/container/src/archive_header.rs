@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::manifest::format_of;
 use crate::payload::{ALIGNMENT, padded};
 use crate::{Error, Header, MAX_HEADER_BYTES, Result};
 
@@ -10,6 +11,8 @@ use crate::{Error, Header, MAX_HEADER_BYTES, Result};
 pub const MANIFEST_NAME: &str = "netweight.manifest";
 /// Name of the payload that stands for a whole file in mode `opaque`.
 pub const OPAQUE_NAME: &str = "netweight.file";
+/// Name of the payload that stands for the steps of an archive shard's grids.
+pub const STEPS_NAME: &str = "netweight.steps";
 /// Names of tensors that an archive keeps for itself begin so.
 pub const RESERVED_PREFIX: &str = "netweight.";
 /// Key in `__metadata__` that makes a safetensors file an archive shard.
@@ -23,12 +26,13 @@ const MAX_FORMAT_BYTES: usize = 64;
 pub struct ArchiveHeader<'a> {
     original_format: Option<&'a str>,
     names: Vec<&'a str>,
+    format: u32,
     header_bytes: u64,
 }
 
 impl<'a> ArchiveHeader<'a> {
     /// Reserves room for the payloads `names` and the manifest, in this order, with data of at most
-    /// `max_data_bytes` bytes. `None` where the header would be longer than safetensors allows.
+    /// `max_data_bytes` bytes. The format version follows from whether there are steps of grids. `None` where the header would be longer than safetensors allows.
     pub fn reserve(
         names: Vec<&'a str>,
         original_format: Option<&'a str>,
@@ -36,9 +40,10 @@ impl<'a> ArchiveHeader<'a> {
     ) -> Option<ArchiveHeader<'a>> {
         let original_format = original_format.filter(|format| is_shown(format));
         let widest = std::iter::repeat_n(max_data_bytes, names.len() + 1);
-        let json = json(&names, original_format, widest.map(|most| (most, most, most)));
+        let format = format_of(names.contains(&STEPS_NAME));
+        let json = json(&names, format, original_format, widest.map(|most| (most, most, most)));
         let header_bytes = padded(8 + json.len() as u64);
-        (header_bytes - 8 <= MAX_HEADER_BYTES).then_some(ArchiveHeader { original_format, names, header_bytes })
+        (header_bytes - 8 <= MAX_HEADER_BYTES).then_some(ArchiveHeader { original_format, names, format, header_bytes })
     }
 
     /// Size in bytes with the 8-byte length, a multiple of [`ALIGNMENT`]: where the data begins.
@@ -59,7 +64,7 @@ impl<'a> ArchiveHeader<'a> {
             *position = start.saturating_add(size);
             Some((size, start, *position))
         });
-        let json = json(&self.names, self.original_format, spans);
+        let json = json(&self.names, self.format, self.original_format, spans);
         let room = self.header_bytes - 8;
         if json.len() as u64 > room {
             return Err(Error::invalid("the payloads are larger than their header has room for"));
@@ -91,8 +96,13 @@ pub fn check_format_shown(archive: &Header, original: &Header) -> Result<()> {
 }
 
 /// `spans`: (size, start, end) of each payload, then of the manifest.
-fn json(names: &[&str], original_format: Option<&str>, spans: impl Iterator<Item = (u64, u64, u64)>) -> String {
-    let mut text = format!("{{\"__metadata__\":{{\"{METADATA_KEY}\":\"{}\"", crate::FORMAT);
+fn json(
+    names: &[&str],
+    format: u32,
+    original_format: Option<&str>,
+    spans: impl Iterator<Item = (u64, u64, u64)>,
+) -> String {
+    let mut text = format!("{{\"__metadata__\":{{\"{METADATA_KEY}\":\"{format}\"");
     if let Some(format) = original_format {
         let _ = write!(text, ",\"format\":{}", quoted(format));
     }

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{FORMAT, check_format, deflate, inflate};
+use crate::manifest::{check_format, deflate, format_of, inflate};
 use crate::{Digest, Error, FileKind, Result};
 
 /// Name of the folder manifest.
@@ -36,6 +36,8 @@ pub struct FolderFile {
 pub struct FolderManifest {
     /// Name and version of the program that wrote it.
     pub writer: String,
+    /// Whether some shard has grids: the archive is of format 2.
+    pub has_grids: bool,
     /// The files, sorted by path.
     pub files: Vec<FolderFile>,
 }
@@ -73,7 +75,7 @@ impl FolderManifest {
         check_paths(self.files.iter().map(|file| file.path.as_str()))
             .map_err(|what| Error::invalid(what.to_string()))?;
         let files = self.files.iter().map(JsonFile::from).collect();
-        let json = Json { format: u64::from(FORMAT), writer: self.writer.clone(), files };
+        let json = Json { format: u64::from(format_of(self.has_grids)), writer: self.writer.clone(), files };
         let mut text = serde_json::to_string_pretty(&json).map_err(|error| Error::invalid(error.to_string()))?;
         text.truncate(text.len() - "\n}".len());
         text.push_str(",\n  ");
@@ -99,7 +101,7 @@ impl FolderManifest {
             serde_json::from_str(text).map_err(|error| Error::corrupt(format!("netweight.json: {error}")))?;
         check_paths(json.files.iter().map(|file| file.path.as_str()))?;
         let files = json.files.into_iter().map(JsonFile::checked).collect::<Result<Vec<FolderFile>>>()?;
-        Ok(FolderManifest { writer: json.writer, files })
+        Ok(FolderManifest { writer: json.writer, has_grids: json.format == u64::from(format_of(true)), files })
     }
 }
 

@@ -34,7 +34,7 @@ mod payload;
 mod staging;
 
 pub use archive_header::{
-    ArchiveHeader, MANIFEST_NAME, METADATA_KEY, OPAQUE_NAME, RESERVED_PREFIX, check_format_shown,
+    ArchiveHeader, MANIFEST_NAME, METADATA_KEY, OPAQUE_NAME, RESERVED_PREFIX, STEPS_NAME, check_format_shown,
 };
 pub use atomic::{AtomicFile, sync_folder};
 pub use checkpoint::{Checkpoint, FileKind, SourceFile};

@@ -10,8 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Digest, Error, MAX_HEADER_BYTES, Result};
 
-/// The format version that this crate writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+/// The newest format version that this crate reads. It writes the oldest that says what is to be said.
+pub const FORMAT: u32 = 2;
+/// The format version without grids.
+pub(crate) const FORMAT_EXACT: u32 = 1;
 
 const MIN_CHUNK_BYTES: u64 = 4096;
 const MAX_CHUNK_BYTES: u64 = 16 << 20;
@@ -79,6 +81,9 @@ pub struct Manifest {
     pub same_as: BTreeMap<String, SameAs>,
     /// Tensors in a resident layout; there in mode `resident` and in no other.
     pub resident: Option<Resident>,
+    /// Names of the tensors that are stored as grids, in offset order; in mode `tensors` only. An archive shard that
+    /// has any is of format 2.
+    pub grids: Vec<String>,
     /// The original's header bytes with their 8-byte length; empty in mode `opaque`.
     pub header: Vec<u8>,
 }
@@ -99,6 +104,8 @@ struct Json {
     same_as: BTreeMap<String, SameAs>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     resident: Option<Resident>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    grids: Vec<String>,
 }
 
 fn not_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Resident>, D::Error> {
@@ -106,13 +113,18 @@ fn not_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Re
 }
 
 impl Manifest {
+    /// The format version of the archive shard.
+    pub fn format(&self) -> u32 {
+        format_of(!self.grids.is_empty())
+    }
+
     /// The manifest tensor's bytes before its digest; [`Manifest::seal`] completes them.
     ///
     /// # Errors
     /// `InvalidArgument` where the JSON would be longer than 4 GiB.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let json = Json {
-            format: u64::from(FORMAT),
+            format: u64::from(self.format()),
             writer: self.writer.clone(),
             level: self.level.clone(),
             mode: self.mode,
@@ -120,6 +132,7 @@ impl Manifest {
             original: self.original.clone(),
             same_as: self.same_as.clone(),
             resident: self.resident.clone(),
+            grids: self.grids.clone(),
         };
         let json = serde_json::to_vec(&json).map_err(|error| Error::invalid(error.to_string()))?;
         let json_len = u32::try_from(json.len()).map_err(|_| Error::invalid("the manifest is too long"))?;
@@ -167,7 +180,7 @@ impl Manifest {
 
 impl Json {
     fn checked(self, header_zlib: &[u8]) -> Result<Manifest> {
-        let Json { writer, level, mode, chunk_bytes, original, same_as, resident, .. } = self;
+        let Json { format, writer, level, mode, chunk_bytes, original, same_as, resident, grids } = self;
         let sizes_hold = chunk_bytes.is_power_of_two()
             && (MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes)
             && original.header_bytes <= MAX_HEADER_BYTES + 8
@@ -184,11 +197,14 @@ impl Json {
         if is_resident != (mode == Mode::Resident).then_some(true) {
             return Err(Error::corrupt("the mode and the list of resident tensors do not agree"));
         }
+        if format != u64::from(format_of(!grids.is_empty())) || (mode != Mode::Tensors && !grids.is_empty()) {
+            return Err(Error::corrupt("the format, the mode and the list of grids do not agree"));
+        }
         let names = same_as.values().filter_map(|same| same.shard.as_deref());
         if names.into_iter().any(|shard| !is_file_name(shard)) {
             return Err(Error::corrupt("a sibling shard that is not a file name"));
         }
-        Ok(Manifest { writer, level, mode, chunk_bytes, original, same_as, resident, header })
+        Ok(Manifest { writer, level, mode, chunk_bytes, original, same_as, resident, grids, header })
     }
 }
 
@@ -196,9 +212,14 @@ fn is_file_name(name: &str) -> bool {
     !name.contains('/') && crate::check_relative_path(name).is_ok()
 }
 
+/// The format version of archives, with or without grids.
+pub(crate) fn format_of(has_grids: bool) -> u32 {
+    if has_grids { FORMAT } else { FORMAT_EXACT }
+}
+
 pub(crate) fn check_format(format: u64) -> Result<()> {
     match format {
-        1 => Ok(()),
+        1 | 2 => Ok(()),
         0 => Err(Error::corrupt("format version 0")),
         _ => Err(Error::unsupported(format!(
             "archive format {format}; this program reads formats up to {FORMAT}, a newer netweight reads it"
@@ -206,15 +227,16 @@ pub(crate) fn check_format(format: u64) -> Result<()> {
     }
 }
 
-/// Checks the value under [`crate::METADATA_KEY`] in an archive shard's `__metadata__`.
+/// Checks the value under [`crate::METADATA_KEY`] in an archive shard's `__metadata__`, and gives the format version.
 ///
 /// # Errors
 /// `Unsupported` for a newer format, `Corrupt` for what is not a version.
-pub fn check_format_mark(mark: &str) -> Result<()> {
+pub fn check_format_mark(mark: &str) -> Result<u64> {
     if !mark.bytes().all(|byte| byte.is_ascii_digit()) || mark.starts_with('0') {
         return Err(Error::corrupt("the archive's format version is not a number"));
     }
-    check_format(mark.parse().map_err(|_| Error::corrupt("the archive's format version is not a number"))?)
+    let format = mark.parse().map_err(|_| Error::corrupt("the archive's format version is not a number"))?;
+    check_format(format).map(|()| format)
 }
 
 pub(crate) fn deflate(bytes: &[u8]) -> Vec<u8> {

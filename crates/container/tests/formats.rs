@@ -46,6 +46,7 @@ fn manifest() -> Manifest {
         original: Original { bytes: 10, sha256: Digest::of(&[b"x"]), header_bytes: 10 },
         same_as: [("a".to_owned(), same)].into(),
         resident: None,
+        grids: vec![],
         header: b"0123456789".to_vec(),
     }
 }
@@ -83,6 +84,14 @@ fn manifests() {
     check(&|manifest| (manifest.mode, manifest.resident) = (Mode::Resident, resident(&[])), corrupt);
     check(&|manifest| manifest.resident = resident(&["w"]), corrupt);
     check(&|manifest| manifest.mode = Mode::Resident, corrupt);
+    check(&|manifest| manifest.grids = vec!["w".to_owned()], None);
+    check(
+        &|manifest| {
+            (manifest.mode, manifest.resident, manifest.grids) =
+                (Mode::Resident, resident(&["w"]), vec!["w".to_owned()])
+        },
+        corrupt,
+    );
     for shard in ["", "..", "a/b", "/a", "a\\b"] {
         let change = |manifest: &mut Manifest| manifest.same_as.get_mut("a").unwrap().shard = Some(shard.to_owned());
         check(&change, corrupt);
@@ -145,7 +154,7 @@ fn folder_manifests() {
     let mut index = file("b.safetensors.index.json");
     (index.kind, index.rewritten) = (FileKind::Index, Some((Digest::of(&[b"y"]), b"x".to_vec())));
     let check = |files: Vec<FolderFile>, holds: bool| {
-        let manifest = FolderManifest { writer: "test \"digest\"".to_owned(), files };
+        let manifest = FolderManifest { writer: "test \"digest\"".to_owned(), has_grids: false, files };
         let Ok(bytes) = manifest.encode() else { return assert!(!holds, "{manifest:?}") };
         assert_eq!(FolderManifest::decode(&bytes).unwrap(), manifest);
         assert!(holds);

@@ -260,7 +260,7 @@ impl ArchiveShard {
         self.tensor(name).ok_or_else(|| Error::invalid("no tensor of that name").in_tensor(name).in_file(self.path()))
     }
 
-    fn spare_workers(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
+    pub(crate) fn spare_workers(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
         self.spare_workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -281,11 +281,11 @@ impl ArchiveShard {
             let n = (chunk_len - from).min(dst.len() - done);
             let (chunk, slice) = (payload.chunks[chunk_idx], &mut dst[done..done + n]);
             if n == chunk_len {
-                chunk::decode(worker, &file.input, chunk, &payload.coding, slice)?;
+                chunk::decode(worker, &file.input, chunk, (&payload.coding, chunk_idx), slice)?;
             } else {
                 let mut raw = std::mem::take(&mut worker.raw);
                 raw.resize(chunk_len, 0);
-                let decoded = chunk::decode(worker, &file.input, chunk, &payload.coding, &mut raw);
+                let decoded = chunk::decode(worker, &file.input, chunk, (&payload.coding, chunk_idx), &mut raw);
                 decoded.map(|()| slice.copy_from_slice(&raw[from..from + n]))?;
                 worker.raw = raw;
             }

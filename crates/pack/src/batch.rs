@@ -34,6 +34,11 @@ impl<'a> Batches<'a> {
         Batches { spans, batch_bytes, span_idx: 0, done_bytes: 0 }
     }
 
+    /// Goes on with that span.
+    pub(crate) fn skip_to(&mut self, span_idx: usize) {
+        (self.span_idx, self.done_bytes) = (span_idx, 0);
+    }
+
     /// Replaces `pieces` by the next batch; false, and no pieces, at the end.
     pub(crate) fn next_into(&mut self, pieces: &mut Vec<Piece>) -> bool {
         pieces.clear();

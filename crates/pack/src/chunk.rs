@@ -4,8 +4,8 @@ use netweight_codec::{ChunkInfo, checksum};
 use netweight_container::{ChunkRef, Error, InputFile, Result};
 
 use crate::coding::Coding;
-use crate::resident;
 use crate::workers::Worker;
+use crate::{grid, resident};
 
 /// A chunk that was encoded, or the empty place of one.
 #[derive(Debug, Default)]
@@ -16,10 +16,12 @@ pub(crate) struct CodedChunk {
     pub(crate) label: String,
 }
 
-/// Encodes `raw` into `coded`; with `check`, decodes it again and compares.
+/// Encodes `raw`, which chunk `chunk_idx` of a payload stands for, into `coded`; with `check`, decodes it again and
+/// compares.
 pub(crate) fn encode(
     worker: &mut Worker,
     coding: &Coding,
+    chunk_idx: usize,
     raw: &[u8],
     check: bool,
     coded: &mut CodedChunk,
@@ -30,13 +32,14 @@ pub(crate) fn encode(
             worker.encoder.encode_chunk(*dtype, raw, &mut coded.bytes).map_err(codec_error)?;
         }
         Coding::Groups(geometry) => resident::encode(geometry, raw, &mut coded.bytes)?,
+        Coding::Grid(steps) => grid::encode(worker, steps, chunk_idx, raw, &mut coded.bytes)?,
     }
     coded.crc = checksum(&coded.bytes);
-    coded.label = label(coding, &coded.bytes)?;
+    coded.label = label(coding, chunk_idx, &coded.bytes)?;
     if check {
         let mut decoded = std::mem::take(&mut worker.raw);
         decoded.resize(raw.len(), 0);
-        let is_same = decode_bytes(worker, coding, &coded.bytes, &mut decoded).is_ok() && decoded == raw;
+        let is_same = decode_bytes(worker, coding, chunk_idx, &coded.bytes, &mut decoded).is_ok() && decoded == raw;
         worker.raw = decoded;
         if !is_same {
             return Err(Error::corrupt(
@@ -63,36 +66,42 @@ pub(crate) fn read_into(bytes: &mut Vec<u8>, input: &InputFile, chunk: ChunkRef)
     Ok(())
 }
 
-/// Reads, checks and decodes the chunk into exactly `dst`.
+/// Reads, checks and decodes the chunk, number `chunk_idx` of its payload, into exactly `dst`.
 pub(crate) fn decode(
     worker: &mut Worker,
     input: &InputFile,
     chunk: ChunkRef,
-    coding: &Coding,
+    (coding, chunk_idx): (&Coding, usize),
     dst: &mut [u8],
 ) -> Result<()> {
     read(worker, input, chunk)?;
     let bytes = std::mem::take(&mut worker.chunk);
-    let decoded = decode_bytes(worker, coding, &bytes, dst);
+    let decoded = decode_bytes(worker, coding, chunk_idx, &bytes, dst);
     worker.chunk = bytes;
     decoded.map_err(|error| error.in_file(input.path()).at_offset(chunk.offset))
 }
 
 /// Reads and checks the chunk and says how it is coded.
-pub(crate) fn describe(worker: &mut Worker, input: &InputFile, chunk: ChunkRef, coding: &Coding) -> Result<String> {
+pub(crate) fn describe(
+    worker: &mut Worker,
+    input: &InputFile,
+    chunk: ChunkRef,
+    (coding, chunk_idx): (&Coding, usize),
+) -> Result<String> {
     read(worker, input, chunk)?;
-    label(coding, &worker.chunk).map_err(|error| error.in_file(input.path()).at_offset(chunk.offset))
+    label(coding, chunk_idx, &worker.chunk).map_err(|error| error.in_file(input.path()).at_offset(chunk.offset))
 }
 
-fn decode_bytes(worker: &mut Worker, coding: &Coding, bytes: &[u8], dst: &mut [u8]) -> Result<()> {
+fn decode_bytes(worker: &mut Worker, coding: &Coding, chunk_idx: usize, bytes: &[u8], dst: &mut [u8]) -> Result<()> {
     match coding {
         Coding::Chunks(dtype) => worker.decoder.decode_chunk(*dtype, bytes, dst).map_err(codec_error),
         Coding::Groups(geometry) => resident::decode(geometry, bytes, dst),
+        Coding::Grid(steps) => grid::decode(worker, steps, chunk_idx, bytes, dst),
     }
 }
 
 /// The codec's error as the container's.
-fn codec_error(error: netweight_codec::Error) -> Error {
+pub(crate) fn codec_error(error: netweight_codec::Error) -> Error {
     match error {
         netweight_codec::Error::Truncated { expected, actual } => Error::truncated(expected as u64, actual as u64),
         netweight_codec::Error::Corrupt(what) => Error::corrupt(what),
@@ -102,19 +111,20 @@ fn codec_error(error: netweight_codec::Error) -> Error {
     }
 }
 
-/// How a chunk is coded, in words: `half 6: raw + rans8`, or a layout's name.
-fn label(coding: &Coding, bytes: &[u8]) -> Result<String> {
+/// How a chunk is coded, in words: `half 6: raw + rans8`, a layout's name, or `grid: rans12`.
+fn label(coding: &Coding, chunk_idx: usize, bytes: &[u8]) -> Result<String> {
     match coding {
         Coding::Chunks(dtype) => {
             let info = netweight_codec::describe_chunk(*dtype, bytes).map_err(codec_error)?;
             Ok(codec_label(&info))
         }
         Coding::Groups(geometry) => Ok(resident::check(geometry, bytes)?.layout().name().to_owned()),
+        Coding::Grid(steps) => grid::label(steps, chunk_idx, bytes),
     }
 }
 
 /// `half 6: raw + rans8`
-fn codec_label(info: &ChunkInfo) -> String {
+pub(crate) fn codec_label(info: &ChunkInfo) -> String {
     let mut text = String::from(info.split);
     for (plane_idx, plane) in info.planes.iter().enumerate() {
         text.push_str(if plane_idx == 0 { ": " } else { " + " });

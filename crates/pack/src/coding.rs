@@ -1,19 +1,24 @@
-//! What the chunks of a payload are: pieces of a tensor that the codec coded (section 4), or groups of a resident
-//! layout (section 7).
+//! What the chunks of a payload are: pieces of a tensor that the codec coded (section 4), groups of a resident layout
+//! (section 7), or rows of a grid (section 8).
+
+use std::sync::Arc;
 
 use netweight_container::ALIGNMENT;
 use netweight_layout::Geometry;
 use netweight_tensor::Dtype;
 
+use crate::grid::Steps;
 use crate::resident;
 
 /// How the chunks of a payload are coded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Coding {
     /// By the codec, as elements of that dtype.
     Chunks(Dtype),
     /// As groups of a matrix.
     Groups(Geometry),
+    /// As rows of a grid.
+    Grid(Arc<Steps>),
 }
 
 impl Coding {
@@ -22,13 +27,14 @@ impl Coding {
         match self {
             Coding::Chunks(_) => coded_bytes,
             Coding::Groups(geometry) => resident::group_bytes(geometry),
+            Coding::Grid(steps) => steps.chunk_bytes(),
         }
     }
 
     /// Chunks begin at multiples of so many bytes.
     pub(crate) fn chunk_alignment(&self) -> u64 {
         match self {
-            Coding::Chunks(_) => 1,
+            Coding::Chunks(_) | Coding::Grid(_) => 1,
             Coding::Groups(_) => ALIGNMENT,
         }
     }

@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use netweight_codec::Level;
 use netweight_container::{
-    AtomicFile, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FileKind, FolderFile, FolderManifest, Header,
-    InputFile, MAX_REWRITTEN_BYTES, Mode, Result, SourceFile, Staging,
+    AtomicFile, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FORMAT, FileKind, FolderFile, FolderManifest,
+    Header, InputFile, MAX_REWRITTEN_BYTES, Mode, Result, SourceFile, Staging,
 };
 use netweight_layout::Layout;
 use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveShard};
-use crate::encode::{Job, encode_shard, must_be_opaque};
+use crate::encode::{Input, Job, encode_shard, must_be_opaque};
+use crate::grid_source::{GridSource, Grids};
 use crate::parts::Siblings;
 use crate::shard_file::is_archive;
 use crate::ties::{SourceShard, Ties};
@@ -58,12 +59,42 @@ pub fn compress(
     options: &CompressOptions,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    compress_with(source, destination, None, options, progress)
+}
+
+/// As [`compress`], with grids in the place of some tensors: the archive is that of the checkpoint in which these tensors
+/// have their grids' values, in bf16. Such an archive is of format 2; `resident` is not for it.
+///
+/// # Errors
+/// As [`compress`]; `InvalidArgument` also where a grid does not fit its tensor, or there is no tensor for it.
+pub fn compress_grids(
+    source: &Path,
+    destination: &Path,
+    grids: &dyn Grids,
+    options: &CompressOptions,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    if options.resident.is_some() {
+        return Err(Error::invalid("an archive with grids has no resident tensors"));
+    }
+    compress_with(source, destination, Some(grids), options, progress)
+}
+
+fn compress_with(
+    source: &Path,
+    destination: &Path,
+    grids: Option<&dyn Grids>,
+    options: &CompressOptions,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let begin = Instant::now();
     if let Some(layout) = options.resident.filter(|&layout| !resident::is_for_archives(layout)) {
         return Err(Error::invalid(format!("{} is no layout for archives: exact11 and exact12 are", layout.name())));
     }
     let checkpoint = Checkpoint::discover(source)?;
     let shards = read_shards(&checkpoint)?;
+    let grid_names = grids.map(Grids::names).unwrap_or_default();
+    check_grids(&grid_names, &shards)?;
     places::check_apart(source, destination)?;
     let mut outputs: BTreeSet<String> = checkpoint.files.iter().map(|file| file.relative.clone()).collect();
     outputs.insert(FOLDER_MANIFEST_NAME.to_owned());
@@ -82,6 +113,8 @@ pub fn compress(
         workers: &workers,
         shards: &shards,
         ties: &ties,
+        grids,
+        grid_names,
         opaque: BTreeSet::new(),
         report: Report::default(),
     };
@@ -112,6 +145,16 @@ fn read_shards(checkpoint: &Checkpoint) -> Result<Vec<SourceShard<'_>>> {
         .collect()
 }
 
+/// Every grid must have a tensor.
+fn check_grids(names: &BTreeSet<String>, shards: &[SourceShard<'_>]) -> Result<()> {
+    let tensors = shards.iter().flat_map(|shard| &shard.header.tensors);
+    let there: BTreeSet<&str> = tensors.map(|entry| entry.name.as_str()).collect();
+    match names.iter().find(|name| !there.contains(name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid("a grid for a tensor that is not there").in_tensor(name)),
+    }
+}
+
 /// What a staging folder is made of. A second run goes on only where all of it is the same.
 #[derive(Serialize)]
 struct Record<'a> {
@@ -119,6 +162,8 @@ struct Record<'a> {
     verb: &'a str,
     level: &'a str,
     resident: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    grids: &'a BTreeSet<String>,
     files: Vec<(&'a str, u64, u64)>, // relative path, bytes, time of last modification in ns
 }
 
@@ -142,6 +187,8 @@ struct Run<'a> {
     workers: &'a Workers,
     shards: &'a [SourceShard<'a>],
     ties: &'a Ties,
+    grids: Option<&'a dyn Grids>,
+    grid_names: BTreeSet<String>,
     opaque: BTreeSet<usize>, // shards so far that have no payload for each tensor
     report: Report,
 }
@@ -151,7 +198,7 @@ impl Run<'_> {
         let files =
             checkpoint.files.iter().map(|file| (file.relative.as_str(), file.bytes, file.modified_ns)).collect();
         let (level, resident) = (self.options.level.name(), self.options.resident.map(Layout::name));
-        let record = Record { writer: WRITER, verb: "compress", level, resident, files };
+        let record = Record { writer: WRITER, verb: "compress", level, resident, grids: &self.grid_names, files };
         let record = serde_json::to_vec(&record).map_err(|error| Error::invalid(error.to_string()))?;
         let staging = Staging::open(destination, &record)?;
         let mut payload_bytes = BTreeMap::new();
@@ -179,7 +226,8 @@ impl Run<'_> {
             rewritten: rewritten.remove(&file.path),
         };
         let files = self.report.files.iter().map(listed).collect();
-        let manifest = FolderManifest { writer: WRITER.to_owned(), files }.encode()?;
+        let manifest =
+            FolderManifest { writer: WRITER.to_owned(), has_grids: !self.grid_names.is_empty(), files }.encode()?;
         let out = staging.create(FOLDER_MANIFEST_NAME)?;
         out.write_all_at(0, &manifest)?;
         out.commit()?;
@@ -196,14 +244,20 @@ impl Run<'_> {
         if header != shard.header || input.modified_ns() != shard.file.modified_ns {
             return Err(Error::invalid("was changed while it was being read").in_file(&shard.file.path));
         }
-        let same_as = self.same_as(shard_idx);
+        let source = self.grids.filter(|_| self.has_grids(shard_idx)).map(|grids| {
+            GridSource::new(&input, &header, &header_bytes, grids, self.options.level.chunk_bytes() as u64)
+        });
+        let source = source.transpose().in_file(&shard.file.path)?;
+        let (header, header_bytes) =
+            source.as_ref().map_or((&header, &header_bytes), |source| (&source.header, &source.header_bytes));
         let job = Job {
-            input: &input,
-            header: &header,
-            header_bytes: &header_bytes,
-            same_as,
+            input: source.as_ref().map_or(&input as &dyn Input, |source| source),
+            header,
+            header_bytes,
+            same_as: self.same_as(shard_idx),
             level: self.options.level,
             resident: self.options.resident,
+            grids: source.as_ref().map(|source| source.steps.clone()).unwrap_or_default(),
             check: self.options.check,
         };
         let encoded = encode_shard(self.workers, &job, &out, self.progress)?;
@@ -217,12 +271,15 @@ impl Run<'_> {
             uses.stored_bytes += more.stored_bytes;
         }
         self.report.n_tied += encoded.n_tied;
-        self.push_shard(shard_idx, encoded.archive_bytes, encoded.sha256, encoded.mode, false);
+        self.push_shard(shard_idx, [job.input.len_bytes(), encoded.archive_bytes], encoded.sha256, encoded.mode, false);
         Ok(encoded.payload_bytes)
     }
 
     /// Takes over a shard that an earlier run finished; `None` where there is none, or it cannot be read.
     fn keep_shard(&mut self, shard_idx: usize, place: &Path) -> Option<u64> {
+        if self.has_grids(shard_idx) {
+            return None; // Whether it is of the same grids cannot be seen from the source.
+        }
         let archived = ArchiveShard::open_with(place, &mut Siblings::default()).ok()?;
         let file = self.shards[shard_idx].file;
         let is_it = archived.original_bytes() == file.bytes
@@ -236,12 +293,20 @@ impl Run<'_> {
         self.progress.note(&format!("{}: kept from an earlier run", file.relative));
         self.progress.advance(file.bytes);
         self.report.n_tied += archived.file.manifest.same_as.len() as u64;
-        self.push_shard(shard_idx, archived.archive_bytes(), archived.original_sha256(), archived.mode(), true);
+        let sizes = [archived.original_bytes(), archived.archive_bytes()];
+        self.push_shard(shard_idx, sizes, archived.original_sha256(), archived.mode(), true);
         Some(archived.file.payload_bytes())
     }
 
     fn same_as(&self, shard_idx: usize) -> BTreeMap<String, netweight_container::SameAs> {
-        self.ties.same_as(self.shards, shard_idx, |idx| self.opaque.contains(&idx))
+        let mut same_as = self.ties.same_as(self.shards, shard_idx, |idx| self.opaque.contains(&idx));
+        // What is equal in the source need not be equal to a grid.
+        same_as.retain(|name, same| !self.grid_names.contains(name) && !self.grid_names.contains(&same.tensor));
+        same_as
+    }
+
+    fn has_grids(&self, shard_idx: usize) -> bool {
+        self.shards[shard_idx].header.tensors.iter().any(|entry| self.grid_names.contains(&entry.name))
     }
 
     fn note_mode(&mut self, shard_idx: usize, mode: Mode) {
@@ -250,10 +315,11 @@ impl Run<'_> {
         }
     }
 
-    fn push_shard(&mut self, shard_idx: usize, archive_bytes: u64, sha256: Digest, mode: Mode, is_resumed: bool) {
+    /// `sizes`: of the original and of the archive, in bytes.
+    fn push_shard(&mut self, shard_idx: usize, sizes: [u64; 2], sha256: Digest, mode: Mode, is_resumed: bool) {
         let shard = &self.shards[shard_idx];
         self.report.n_tensors += shard.header.tensors.len() as u64;
-        let (path, original_bytes) = (shard.file.relative.clone(), shard.file.bytes);
+        let (path, [original_bytes, archive_bytes]) = (shard.file.relative.clone(), sizes);
         let (kind, mode) = (FileKind::Shard, Some(mode));
         self.report.push(FileReport { path, kind, original_bytes, archive_bytes, sha256, mode, is_resumed });
     }
@@ -273,7 +339,7 @@ impl Run<'_> {
             let original = input.read_vec(0, input.len_bytes())?;
             let archived = match kind {
                 FileKind::Index => Some(index::rewrite(&original, &file.relative, payload_bytes).in_file(&file.path)?),
-                _ => config::declare(&original),
+                _ => config::declare(&original, if self.grid_names.is_empty() { 1 } else { FORMAT }),
             };
             rewritten = archived.map(|archived| (original, archived));
         }

@@ -57,7 +57,8 @@ fn decode_batch(workers: &Workers, shard: &ArchiveShard, pieces: &[Piece], raw: 
                 return Ok(());
             };
             let chunk = payload.chunks[piece.chunk_idx];
-            let decoded = workers.with(|worker| chunk::decode(worker, &file.input, chunk, &payload.coding, slice));
+            let coding = (&payload.coding, piece.chunk_idx);
+            let decoded = workers.with(|worker| chunk::decode(worker, &file.input, chunk, coding, slice));
             decoded.map_err(|error| match shard.tensors().get(piece.span_idx.wrapping_sub(1)) {
                 Some(entry) if shard.parts.len() > 1 => error.in_tensor(&entry.name),
                 _ => error,

@@ -1,15 +1,17 @@
 //! One shard: its bytes in, an archive shard out. Chunks are encoded in parallel, batch by batch, while the
 //! original's SHA-256 is computed, the next batch is read and the one before is written.
 //!
-//! Modes are tried until one keeps the size promise: `resident` where it is asked for, `tensors`, `opaque`.
+//! Modes are tried until one keeps the size promise: `resident` where it is asked for, `tensors`, `opaque`. With grids
+//! there is one, `tensors`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use netweight_codec::Level;
 use netweight_container::{
     ArchiveHeader, AtomicFile, Context, Digest, Entry, Error, Header, InputFile, Manifest, Mode, OPAQUE_NAME, Original,
-    RESERVED_PREFIX, Resident, Result, SameAs,
+    RESERVED_PREFIX, Resident, Result, STEPS_NAME, SameAs,
 };
 use netweight_layout::Layout;
 use netweight_tensor::Dtype;
@@ -19,11 +21,12 @@ use sha2::{Digest as _, Sha256};
 use crate::batch::{self, Batches, Piece, Span};
 use crate::chunk::{self, CodedChunk};
 use crate::coding::Coding;
+use crate::grid::Steps;
 use crate::payload_writer::PayloadWriter;
 use crate::progress::check_interrupted;
 use crate::report::CoderUse;
 use crate::workers::Workers;
-use crate::{Progress, resident};
+use crate::{Progress, grid, resident};
 
 /// Where the bytes of an original are read from.
 pub(crate) trait Input: Sync {
@@ -58,6 +61,8 @@ pub(crate) struct Job<'a> {
     pub(crate) level: Level,
     /// Layout for weight matrices; one that archives may use.
     pub(crate) resident: Option<Layout>,
+    /// Steps of the tensors that are stored as grids, by name: their bytes are values of these grids.
+    pub(crate) grids: BTreeMap<String, Arc<Steps>>,
     pub(crate) check: bool,
 }
 
@@ -90,6 +95,9 @@ pub(crate) fn encode_shard(
     progress: &dyn Progress,
 ) -> Result<Encoded> {
     let mut meter = Meter { progress, done_bytes: 0, reported_bytes: 0 };
+    if !job.grids.is_empty() {
+        return encode_grids(workers, job, out, &mut meter);
+    }
     if !must_be_opaque(job.header) {
         if let Some(layout) = job.resident
             && let Some(encoded) = encode_resident(workers, job, layout, out, &mut meter)?
@@ -105,6 +113,28 @@ pub(crate) fn encode_shard(
     let plan = Plan::of_file(job);
     let encoded = encode_plan(workers, job, &plan, out, &mut meter)?;
     encoded.ok_or_else(|| Error::invalid("cannot be archived within the size promise").in_file(job.input.path()))
+}
+
+/// With grids, whose steps are a payload of their own.
+fn encode_grids(workers: &Workers, job: &Job<'_>, out: &AtomicFile, meter: &mut Meter<'_>) -> Result<Encoded> {
+    if must_be_opaque(job.header) {
+        return Err(Error::invalid("a tensor has a name that archives keep for themselves").in_file(job.input.path()));
+    }
+    let coding = |entry: &Entry| match job.grids.get(&entry.name) {
+        Some(steps) => Coding::Grid(Arc::clone(steps)),
+        None => Coding::Chunks(entry.dtype),
+    };
+    let mut plan = Plan::of_tensors(job, Mode::Tensors, coding, generous_bytes(job));
+    let steps =
+        plan.codings.iter().filter_map(|coding| if let Coding::Grid(steps) = coding { Some(&**steps) } else { None });
+    plan.steps = grid::steps_bytes(steps)?;
+    plan.names.push(STEPS_NAME);
+    plan.is_stored.push(true);
+    plan.codings.push(Coding::Chunks(Dtype::from_name("BF16")));
+    let (len_bytes, chunk_bytes) = (plan.steps.len() as u64, job.level.chunk_bytes() as u64);
+    plan.spans.push(Span { start: 0, len_bytes, chunk_bytes });
+    let encoded = encode_plan(workers, job, &plan, out, meter)?;
+    encoded.ok_or_else(|| Error::invalid("cannot be archived: its header would be too long").in_file(job.input.path()))
 }
 
 /// With matrices in `layout`, except those that it does not make smaller, which are known only once they are encoded:
@@ -156,6 +186,8 @@ struct Plan<'a> {
     codings: Vec<Coding>,
     is_stored: Vec<bool>,
     spans: Vec<Span>,
+    /// What the last span stands for, which is not a part of the original: the steps of grids; else empty.
+    steps: Vec<u8>,
     /// Bytes of the original before the first span.
     prefix: &'a [u8],
     /// Size that the archive may not pass.
@@ -178,6 +210,7 @@ impl<'a> Plan<'a> {
             is_stored: tensors.iter().map(|entry| !job.same_as.contains_key(&entry.name)).collect(),
             spans: tensors.iter().zip(&codings).map(span).collect(),
             codings,
+            steps: Vec::new(),
             prefix: job.header_bytes,
             most_bytes,
         }
@@ -191,9 +224,20 @@ impl<'a> Plan<'a> {
             codings: vec![Coding::Chunks(Dtype::BYTES)],
             is_stored: vec![true],
             spans: vec![Span { start: 0, len_bytes: job.input.len_bytes(), chunk_bytes }],
+            steps: Vec::new(),
             prefix: &[],
             most_bytes: generous_bytes(job),
         }
+    }
+
+    /// The stretches of the original.
+    fn original_spans(&self) -> &[Span] {
+        &self.spans[..self.spans.len() - usize::from(!self.steps.is_empty())]
+    }
+
+    fn grid_names(&self) -> impl Iterator<Item = &'a str> {
+        let is_grid = |(_, coding): &(&&str, &Coding)| matches!(coding, Coding::Grid(_));
+        self.names.iter().zip(&self.codings).filter(is_grid).map(|(name, _)| *name)
     }
 
     fn resident_names(&self) -> impl Iterator<Item = &'a str> {
@@ -231,6 +275,7 @@ fn encode_plan(
         original: Original { bytes: original_bytes, sha256, header_bytes: job.header.header_bytes },
         same_as,
         resident,
+        grids: plan.grid_names().map(str::to_owned).collect(),
         header: plan.prefix.to_vec(),
     };
     let mut body = manifest.encode()?;
@@ -268,7 +313,7 @@ fn encode_batches(
     let mut hasher = Sha256::new();
     hasher.update(plan.prefix);
     meter.advance(plan.prefix.len() as u64);
-    let mut batches = Batches::new(&plan.spans, workers.batch_bytes());
+    let mut batches = Batches::new(plan.original_spans(), workers.batch_bytes());
     let (mut before, mut current, mut next) = (Batch::default(), Batch::default(), Batch::default());
     batches.next_into(&mut current.pieces);
     workers.run(|| read_batch(job.input, &mut current))?;
@@ -299,8 +344,26 @@ fn encode_batches(
         std::mem::swap(&mut current, &mut next);
     }
     writer.write(&before.pieces, &before.coded, &plan.is_stored)?;
+    write_steps(workers, job, plan, writer)?;
     let digest = Digest(hasher.finalize().into());
     Ok((writer.position() <= plan.most_bytes).then_some(digest))
+}
+
+/// The last span, where it stands for steps.
+fn write_steps(workers: &Workers, job: &Job<'_>, plan: &Plan<'_>, writer: &mut PayloadWriter<'_>) -> Result<()> {
+    if plan.steps.is_empty() {
+        return Ok(());
+    }
+    let mut batches = Batches::new(&plan.spans, usize::MAX);
+    batches.skip_to(plan.spans.len() - 1);
+    let Batch { mut pieces, mut coded, .. } = Batch::default();
+    while batches.next_into(&mut pieces) {
+        let from = pieces[0].start as usize; // In memory.
+        let raw = &plan.steps[from..from + batch::len_bytes(&pieces)];
+        workers.run(|| encode_batch(workers, job, plan, &pieces, raw, &mut coded))?;
+        writer.write(&pieces, &coded, &plan.is_stored)?;
+    }
+    Ok(())
 }
 
 fn read_batch(input: &dyn Input, batch: &mut Batch) -> Result<()> {
@@ -326,7 +389,7 @@ fn encode_batch(
         let offset = (piece.start - start) as usize; // Inside the batch, which is in memory.
         let raw = &raw[offset..offset + piece.len_bytes];
         let coding = &plan.codings[piece.span_idx];
-        let encoded = workers.with(|worker| chunk::encode(worker, coding, raw, job.check, coded));
+        let encoded = workers.with(|worker| chunk::encode(worker, coding, piece.chunk_idx, raw, job.check, coded));
         encoded.in_tensor(plan.names[piece.span_idx]).in_file(job.input.path())
     })
 }

@@ -167,7 +167,7 @@ impl Layout {
         let len_bytes = (run.len_bytes - offset).min(self.chunk_bytes);
         let raw = self.inputs[run.input_idx].read_vec(run.start + offset, len_bytes)?;
         let mut coded = CodedChunk::default();
-        workers.with(|worker| chunk::encode(worker, &Coding::Chunks(run.dtype), &raw, true, &mut coded))?;
+        workers.with(|worker| chunk::encode(worker, &Coding::Chunks(run.dtype), 0, &raw, true, &mut coded))?;
         Ok((len_bytes, coded.bytes.len() as u64 + 12))
     }
 }

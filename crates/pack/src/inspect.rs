@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use netweight_codec::{Bound, BoundReport, Level};
-use netweight_container::{
-    Checkpoint, Context, Entry, FOLDER_MANIFEST_NAME, FORMAT, Header, InputFile, Mode, Result, SameAs,
-};
+use netweight_container::{Checkpoint, Context, Entry, FOLDER_MANIFEST_NAME, Header, InputFile, Mode, Result, SameAs};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -34,7 +32,7 @@ pub struct Inspection {
     pub path: String,
     /// Whether it is a checkpoint or an archive.
     pub kind: InspectedKind,
-    /// For an archive: its format version.
+    /// For an archive: its format version, the largest of its shards.
     pub format: Option<u32>,
     /// For an archive: the level it was written at.
     pub level: Option<String>,
@@ -75,7 +73,8 @@ pub struct TensorReport {
     pub bytes: u64,
     /// For an archive: size of its payload in bytes; 0 for a tied tensor; `None` in an opaque shard.
     pub stored_bytes: Option<u64>,
-    /// For an archive: how its chunks are coded, `half 6: raw + rans8`, or the name of a resident layout; where they
+    /// For an archive: how its chunks are coded, `half 6: raw + rans8`, the name of a resident layout, or
+    /// `grid: rans12`; where they
     /// differ, the commonest way and how many chunks of how many use it. Empty for a checkpoint and for what has no chunks.
     pub coder: String,
     /// For an archive: the resident layout that it is stored in; for a tied tensor, that its bytes are stored in, if
@@ -165,7 +164,7 @@ impl Run<'_> {
 
     fn archive(&self, path: &Path, inspection: &mut Inspection) -> Result<()> {
         let archive = Archive::open(path)?;
-        inspection.format = Some(FORMAT);
+        inspection.format = archive.shards().map(|(_, shard)| shard.file.manifest.format()).max();
         self.progress.start(archive.shards().map(|(_, shard)| shard.original_bytes()).sum());
         for (relative, shard) in archive.shards() {
             inspection.level = Some(shard.level().to_owned());
@@ -254,8 +253,10 @@ impl Run<'_> {
             payload
                 .chunks
                 .par_iter()
-                .map(|&chunk| {
-                    self.workers.with(|worker| chunk::describe(worker, &shard.file.input, chunk, &payload.coding))
+                .enumerate()
+                .map(|(chunk_idx, &chunk)| {
+                    let coding = (&payload.coding, chunk_idx);
+                    self.workers.with(|worker| chunk::describe(worker, &shard.file.input, chunk, coding))
                 })
                 .collect()
         });

@@ -6,14 +6,14 @@ use std::path::Path;
 use netweight_codec::Level;
 use netweight_container::{
     ALIGNMENT, ChunkRef, Context, Entry, Error, Header, InputFile, MANIFEST_NAME, MAX_HEADER_BYTES, METADATA_KEY,
-    Manifest, Mode, OPAQUE_NAME, Result, check_format_mark, check_format_shown, check_padding, n_chunks,
+    Manifest, Mode, OPAQUE_NAME, Result, STEPS_NAME, check_format_mark, check_format_shown, check_padding, n_chunks,
     read_directory,
 };
 use netweight_tensor::Dtype;
 
 use crate::coding::Coding;
 use crate::workers::Worker;
-use crate::{chunk, resident};
+use crate::{chunk, grid, resident};
 
 /// A payload and what it stands for.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub(crate) struct ShardFile {
     pub(crate) header_bytes: Vec<u8>,
     /// (original.tensors,), empty for tied tensors; one in mode `opaque`.
     pub(crate) payloads: Vec<Payload>,
+    /// The steps of grids, where there are any.
+    pub(crate) steps: Option<Payload>,
 }
 
 /// Whether a safetensors header is that of an archive shard.
@@ -59,15 +61,21 @@ impl ShardFile {
     pub(crate) fn open(path: &Path) -> Result<ShardFile> {
         let input = InputFile::open(path)?;
         let (header, bytes) = Header::read(&input)?;
-        check_header(&header).in_file(path)?;
+        let format = check_header(&header).in_file(path)?;
         let (tensors, manifest) = manifest(&input, &header, &bytes).in_file(path)?;
+        if format != u64::from(manifest.format()) {
+            return Err(Error::corrupt("the header and the manifest are of other format versions").in_file(path));
+        }
         let payloads = match manifest.mode {
             Mode::Tensors | Mode::Resident => {
                 let original = Header::parse(&manifest.header, manifest.original.bytes).in_file(path)?;
                 check_format_shown(&header, &original).in_file(path)?;
-                let payloads = tensor_payloads(&input, &header, tensors, &manifest, &original).in_file(path)?;
+                let (tensors, steps) = split_steps(&input, &header, tensors, &manifest, &original).in_file(path)?;
+                let codings = codings(&input, &manifest, &original, steps.as_ref()).in_file(path)?;
+                let payloads =
+                    tensor_payloads(&input, &header, tensors, &manifest, &original, codings).in_file(path)?;
                 let header_bytes = manifest.header.clone();
-                return Ok(ShardFile { input, manifest, original, header_bytes, payloads });
+                return Ok(ShardFile { input, manifest, original, header_bytes, payloads, steps });
             }
             Mode::Opaque => opaque_payload(&input, &header, tensors, &manifest).in_file(path)?,
             _ => return Err(Error::unsupported("a mode that this version does not read").in_file(path)),
@@ -75,12 +83,12 @@ impl ShardFile {
         let header_bytes = opaque_header_bytes(&input, &payloads, &manifest).in_file(path)?;
         let original = Header::parse(&header_bytes, manifest.original.bytes).in_file(path)?;
         check_format_shown(&header, &original).in_file(path)?;
-        Ok(ShardFile { input, manifest, original, header_bytes, payloads })
+        Ok(ShardFile { input, manifest, original, header_bytes, payloads, steps: None })
     }
 
     /// Bytes of all payloads.
     pub(crate) fn payload_bytes(&self) -> u64 {
-        self.payloads.iter().map(Payload::stored_bytes).sum()
+        self.payloads.iter().chain(&self.steps).map(Payload::stored_bytes).sum()
     }
 
     /// Index of the payload that holds the tensor's bytes, if this file has it and it is not tied.
@@ -90,16 +98,17 @@ impl ShardFile {
     }
 
     pub(crate) fn check_padding(&self) -> Result<()> {
-        self.payloads.iter().try_for_each(|payload| {
+        self.payloads.iter().chain(&self.steps).try_for_each(|payload| {
             let Payload { start, chunks, end, .. } = payload;
             check_padding(&self.input, *start, chunks, *end)
         })
     }
 }
 
-fn check_header(header: &Header) -> Result<()> {
+/// Gives the format version.
+fn check_header(header: &Header) -> Result<u64> {
     let mark = header.metadata.get(METADATA_KEY);
-    check_format_mark(mark.ok_or_else(|| Error::invalid("not a netweight archive"))?)?;
+    let format = check_format_mark(mark.ok_or_else(|| Error::invalid("not a netweight archive"))?)?;
     if !header.header_bytes.is_multiple_of(ALIGNMENT) {
         return Err(Error::corrupt("the data does not begin at a multiple of 64"));
     }
@@ -108,7 +117,7 @@ fn check_header(header: &Header) -> Result<()> {
             return Err(Error::corrupt("a payload that is not one-dimensional U8").in_tensor(&entry.name));
         }
     }
-    Ok(())
+    Ok(format)
 }
 
 /// The payloads' entries and the manifest. `bytes`: the archive's header.
@@ -119,22 +128,55 @@ fn manifest<'h>(input: &InputFile, header: &'h Header, bytes: &[u8]) -> Result<(
     Ok((tensors, Manifest::decode(bytes, &body).in_tensor(MANIFEST_NAME)?))
 }
 
+/// The tensors' entries and, where there are grids, the payload of their steps, which is the last.
+fn split_steps<'h>(
+    input: &InputFile,
+    header: &Header,
+    tensors: &'h [Entry],
+    manifest: &Manifest,
+    original: &Header,
+) -> Result<(&'h [Entry], Option<Payload>)> {
+    if manifest.grids.is_empty() {
+        return Ok((tensors, None));
+    }
+    let last = tensors.split_last().filter(|(last, _)| last.name == STEPS_NAME);
+    let (last, tensors) = last.ok_or_else(|| Error::corrupt("the last payload is not that of the grids' steps"))?;
+    let len_bytes = grid::steps_len(manifest, &original.tensors)?;
+    let coding = Coding::Chunks(Dtype::from_name("BF16"));
+    let steps = payload(input, header, last, manifest.chunk_bytes, coding, len_bytes).in_tensor(STEPS_NAME)?;
+    Ok((tensors, Some(steps)))
+}
+
+/// The coding of each of the original's tensors.
+fn codings(input: &InputFile, manifest: &Manifest, original: &Header, steps: Option<&Payload>) -> Result<Vec<Coding>> {
+    let tensors = &original.tensors;
+    if let Some(resident) = &manifest.resident {
+        return resident::codings(resident, tensors, |name| manifest.same_as.contains_key(name));
+    }
+    let Some(steps) = steps else { return Ok(tensors.iter().map(|tensor| Coding::Chunks(tensor.dtype)).collect()) };
+    let mut worker = Worker::new(Level::Default);
+    let read = |chunk_idx: usize, bytes: &mut Vec<u8>| {
+        let (start, before) = (chunk_idx as u64 * steps.chunk_bytes, bytes.len());
+        bytes.resize(before + (steps.len_bytes - start).min(steps.chunk_bytes) as usize, 0); // At most 16 MiB.
+        let coding = (&steps.coding, chunk_idx);
+        chunk::decode(&mut worker, input, steps.chunks[chunk_idx], coding, &mut bytes[before..]).in_tensor(STEPS_NAME)
+    };
+    grid::codings(manifest, tensors, read)
+}
+
 fn tensor_payloads(
     input: &InputFile,
     header: &Header,
     tensors: &[Entry],
     manifest: &Manifest,
     original: &Header,
+    codings: Vec<Coding>,
 ) -> Result<Vec<Payload>> {
     if original.header_bytes != manifest.original.header_bytes || tensors.len() != original.tensors.len() {
         return Err(Error::corrupt("the archive and its original's header do not agree"));
     }
     let by_name: HashMap<&str, &Entry> = tensors.iter().map(|entry| (entry.name.as_str(), entry)).collect();
     let is_tied = |name: &str| manifest.same_as.contains_key(name);
-    let codings = match &manifest.resident {
-        Some(resident) => resident::codings(resident, &original.tensors, is_tied)?,
-        None => original.tensors.iter().map(|tensor| Coding::Chunks(tensor.dtype)).collect(),
-    };
     let mut n_tied = 0;
     let mut position = 0;
     let mut payloads = Vec::with_capacity(original.tensors.len());
@@ -199,7 +241,7 @@ fn opaque_header_bytes(input: &InputFile, payloads: &[Payload], manifest: &Manif
         let len_bytes = (payload.len_bytes - start).min(manifest.chunk_bytes) as usize; // At most 16 MiB.
         let before = bytes.len();
         bytes.resize(before + len_bytes, 0);
-        chunk::decode(&mut worker, input, chunk, &payload.coding, &mut bytes[before..])?;
+        chunk::decode(&mut worker, input, chunk, (&payload.coding, chunk_idx), &mut bytes[before..])?;
     }
     bytes.truncate(original.header_bytes as usize);
     Ok(bytes)

@@ -84,6 +84,7 @@ pub fn compress_tensors(
         same_as: if must_be_opaque(&header) { BTreeMap::new() } else { memory.same_as() },
         level: options.level,
         resident: options.resident,
+        grids: BTreeMap::new(),
         check: options.check,
     };
     let encoded = encode_shard(&workers, &job, &out, progress)?;

@@ -18,11 +18,19 @@ pub(crate) struct Worker {
     pub(crate) chunk: Vec<u8>,
     /// Bytes that a chunk stands for.
     pub(crate) raw: Vec<u8>,
+    /// Indices of a grid, and those of some of its rows.
+    pub(crate) indices: [Vec<u8>; 2],
 }
 
 impl Worker {
     pub(crate) fn new(level: Level) -> Worker {
-        Worker { encoder: Encoder::new(level), decoder: Decoder::new(), chunk: Vec::new(), raw: Vec::new() }
+        Worker {
+            encoder: Encoder::new(level),
+            decoder: Decoder::new(),
+            chunk: Vec::new(),
+            raw: Vec::new(),
+            indices: Default::default(),
+        }
     }
 }
 

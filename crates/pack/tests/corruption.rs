@@ -158,7 +158,8 @@ fn forge(archive: &Path, paths: &[&str]) {
         sha256: Digest::of(&[b"evil"]),
         rewritten: None,
     };
-    let manifest = FolderManifest { writer: "forger".to_owned(), files: names.iter().map(file).collect() };
+    let manifest =
+        FolderManifest { writer: "forger".to_owned(), has_grids: false, files: names.iter().map(file).collect() };
     let mut text = String::from_utf8(manifest.encode().unwrap()).unwrap();
     for (name, path) in names.iter().zip(paths) {
         text = text.replace(&format!("\"{name}\""), &serde_json::to_string(path).unwrap());
@@ -217,8 +218,11 @@ fn wrong_sizes_of_side_files_are_noticed() {
             sha256: Digest::of(&[content]),
             rewritten: None,
         };
-        let manifest =
-            FolderManifest { writer: "forger".to_owned(), files: vec![file("a.txt", b"a"), file("b.txt", b"b")] };
+        let manifest = FolderManifest {
+            writer: "forger".to_owned(),
+            has_grids: false,
+            files: vec![file("a.txt", b"a"), file("b.txt", b"b")],
+        };
         std::fs::write(archive.join("netweight.json"), manifest.encode().unwrap()).unwrap();
         assert_eq!(problems(&archive).len(), expected, "{bytes}");
         assert_eq!(try_restore(&archive, &back).is_ok(), expected == 0, "{bytes}");

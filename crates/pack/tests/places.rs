@@ -255,7 +255,7 @@ fn a_newer_format_is_named() {
     std::fs::write(&path, file(json, b"")).unwrap();
     let error = try_restore(&path, &folder.path().join("out")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("format 7") && error.to_string().contains("up to 1"), "{error}");
+    assert!(error.to_string().contains("format 7") && error.to_string().contains("up to 2"), "{error}");
 }
 
 fn all_ties(archive: &Path) -> Vec<Option<String>> {

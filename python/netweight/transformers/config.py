@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from netweight.format import FORMAT, METHOD, check_format
+from netweight.format import METHOD, check_format
 
 
 class NetweightConfig(QuantizationConfigMixin):
@@ -23,7 +23,7 @@ class NetweightConfig(QuantizationConfigMixin):
 
     def __init__(
         self,
-        format: int = FORMAT,
+        format: int = 1,
         modules_to_not_convert: list[str] | None = None,
         dequantize: bool = False,
         **unknown: Any,
