@@ -116,7 +116,7 @@ pub fn unpack_matrix_at(
 
 /// The layout of that name.
 pub fn layout(name: &str) -> Result<Layout> {
-    let layout = Layout::from_name(name).filter(|layout| layout.has_palette());
+    let layout = Layout::from_name(name).filter(|layout| layout.is_exact());
     Ok(layout
         .ok_or_else(|| Error::invalid(format!("{name:?} is no layout of packed matrices: exact11 and exact12 are")))?)
 }

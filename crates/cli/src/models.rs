@@ -95,8 +95,15 @@ pub struct LayoutArg(pub Layout);
 
 impl ValueEnum for LayoutArg {
     fn value_variants<'a>() -> &'a [LayoutArg] {
-        const ALL: [LayoutArg; 4] =
-            [LayoutArg(Layout::Exact11), LayoutArg(Layout::Exact12), LayoutArg(Layout::Bf16), LayoutArg(Layout::F32)];
+        const ALL: [LayoutArg; 7] = [
+            LayoutArg(Layout::Exact11),
+            LayoutArg(Layout::Exact12),
+            LayoutArg(Layout::Bf16),
+            LayoutArg(Layout::F32),
+            LayoutArg(Layout::Index8),
+            LayoutArg(Layout::Index4),
+            LayoutArg(Layout::Index3),
+        ];
         &ALL
     }
 
@@ -105,6 +112,9 @@ impl ValueEnum for LayoutArg {
             Layout::Exact11 => "some 11.2 bits a weight, exact",
             Layout::Exact12 => "some 12 bits a weight, exact",
             Layout::Bf16 => "16 bits, as they are",
+            Layout::Index8 => "8 bits, of tuned tensors",
+            Layout::Index4 => "4 bits and escapes, of tuned tensors",
+            Layout::Index3 => "3 bits and escapes, of tuned tensors",
             _ => "32 bits, widened",
         };
         Some(PossibleValue::new(self.0.name()).help(help))

@@ -31,6 +31,13 @@ impl DeviceChoice {
     }
 }
 
+/// GPUs have no layouts for indices.
+fn grids_on_a_gpu(store: &Store) -> Option<String> {
+    let n_grids = store.n_grids();
+    (n_grids > 0)
+        .then(|| format!("{n_grids} tuned tensors run as their bf16 values: only the CPU multiplies with indices"))
+}
+
 /// Why a GPU or a driver that is here will not do; `None` where there is none.
 fn why_no_gpu() -> Option<String> {
     match driver::devices() {
@@ -54,7 +61,8 @@ impl AnyDecoder {
         match options.device.resolve() {
             DeviceChoice::Cuda(ordinal) => {
                 let device = driver::open(ordinal as u32)?;
-                let decoder = CudaDecoder::load(store, &device, options, interrupt, progress)?;
+                let mut decoder = CudaDecoder::load(store, &device, options, interrupt, progress)?;
+                decoder.notes().extend(grids_on_a_gpu(store));
                 Ok(AnyDecoder::Cuda(Box::new(decoder)))
             }
             _ => {

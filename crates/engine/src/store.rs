@@ -2,12 +2,13 @@
 //! Next in the flow: load/mod.rs.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use netweight_container::{
     Checkpoint, Context, Entry, Error, FOLDER_MANIFEST_NAME, FileKind, Header, InputFile, Result,
 };
-use netweight_pack::{Archive, ArchiveShard, ResidentTensor};
+use netweight_pack::{Archive, ArchiveShard, GridSteps, ResidentTensor};
 
 use crate::text::SideFiles;
 
@@ -114,6 +115,28 @@ impl Store {
     pub fn resident(&self, name: &str) -> Option<ResidentTensor> {
         let shard = &self.shards[self.tensors.get(name)?.shard_idx];
         self.archive.as_ref()?.shard(&shard.name)?.resident(name)
+    }
+
+    /// The steps of a tensor that is archived as a grid.
+    pub fn grid(&self, name: &str) -> Option<GridSteps<'_>> {
+        let shard = &self.shards[self.tensors.get(name)?.shard_idx];
+        self.archive.as_ref()?.shard(&shard.name)?.grid(name)
+    }
+
+    /// Number of tensors that are archived as grids.
+    pub fn n_grids(&self) -> usize {
+        self.tensor_names().filter(|name| self.grid(name).is_some()).count()
+    }
+
+    /// Fills `dst` with the indices of rows of a tensor that is archived as a grid, (rows.len(), cols) i8. Threads may call
+    /// it at once.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where there is no such grid or row; `Truncated`, `Corrupt`, `Io`.
+    pub fn read_indices(&self, name: &str, rows: Range<usize>, dst: &mut [u8]) -> Result<()> {
+        let missing = || Error::invalid("not archived as a grid").in_tensor(name);
+        let (at, archive) = self.tensors.get(name).zip(self.archive.as_ref()).ok_or_else(missing)?;
+        self.archived(archive, &self.shards[at.shard_idx].name)?.read_indices(name, rows, dst)
     }
 
     fn archived<'a>(&self, archive: &'a Archive, name: &str) -> Result<&'a ArchiveShard> {

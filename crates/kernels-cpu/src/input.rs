@@ -94,9 +94,27 @@ impl Input {
         pool: &Pool,
         x: &[f32], // (n_tokens, stride), of which `cols` of each row are read
         stride: usize,
-        [n_tokens, cols]: [usize; 2],
+        shape: [usize; 2],
         precision: Precision,
     ) {
+        self.set_scaled(isa, pool, (x, stride), shape, &[], precision);
+    }
+
+    /// As [`Input::set`], with activations that are multiplied with `scales`, the column steps of a grid, before they are
+    /// rounded. No scales stand for ones.
+    ///
+    /// # Panics
+    /// As [`Input::set`], and where there are other scales than columns.
+    pub fn set_scaled(
+        &mut self,
+        isa: Isa,
+        pool: &Pool,
+        (x, stride): (&[f32], usize), // (n_tokens, stride), of which `cols` of each row are read
+        [n_tokens, cols]: [usize; 2],
+        scales: &[f32], // (cols), or none
+        precision: Precision,
+    ) {
+        assert!(scales.is_empty() || scales.len() == cols, "{} scales for {cols} columns", scales.len());
         assert!(n_tokens <= self.max_tokens && cols <= self.max_cols, "({n_tokens}, {cols}) activations");
         assert!(cols > 0 && (cols <= stride || n_tokens <= 1), "rows of {cols} in a stride of {stride}");
         (self.n_tokens, self.cols, self.precision) = (n_tokens, cols, precision);
@@ -108,14 +126,27 @@ impl Input {
             let width = float_width(n_tokens, block_idx);
             for token in 0..width {
                 let x = row(block_idx * FLOAT_TOKENS + token);
-                isa.dispatch(PackFloats { x, lines: &mut lines[..2 * width * n_cells], width, token, precision });
+                isa.dispatch(PackFloats {
+                    x,
+                    scales,
+                    lines: &mut lines[..2 * width * n_cells],
+                    width,
+                    token,
+                    precision,
+                });
             }
         });
         let n_word_lines = if self.has_words { self.n_word_blocks() * WORD_TOKENS * n_cells } else { 0 };
         pool.run_rows(&mut self.words[..n_word_lines], WORD_TOKENS * n_cells, 1, &|block_idx, lines, _| {
             for token in 0..word_width {
                 let x = row(block_idx * WORD_TOKENS + token);
-                isa.dispatch(PackWords { x, lines: &mut lines[..word_width * n_cells], width: word_width, token });
+                isa.dispatch(PackWords {
+                    x,
+                    scales,
+                    lines: &mut lines[..word_width * n_cells],
+                    width: word_width,
+                    token,
+                });
             }
         });
     }
@@ -197,6 +228,7 @@ fn float_width(n_tokens: usize, block_idx: usize) -> usize {
 /// Packs the activations of one token of a block of floats.
 struct PackFloats<'a> {
     x: &'a [f32],
+    scales: &'a [f32],
     lines: &'a mut [Line<[f32; 16]>], // (n_cells, width, 2)
     width: usize,
     token: usize,
@@ -210,8 +242,8 @@ impl Body for PackFloats<'_> {
     fn run<L: Lanes>(self, _lanes: L) {
         let half_cells = self.lines.chunks_exact_mut(2 * self.width).flat_map(|cell| &mut cell[2 * self.token..][..2]);
         match self.precision {
-            Precision::Bf16 => fill(half_cells, self.x, |x| Precision::Bf16.round(x)),
-            Precision::F32 => fill(half_cells, self.x, |x| x),
+            Precision::Bf16 => fill(half_cells, self.x, self.scales, |x| Precision::Bf16.round(x)),
+            Precision::F32 => fill(half_cells, self.x, self.scales, |x| x),
         }
     }
 }
@@ -219,6 +251,7 @@ impl Body for PackFloats<'_> {
 /// Packs the activations of one token of a block of words.
 struct PackWords<'a> {
     x: &'a [f32],
+    scales: &'a [f32],
     lines: &'a mut [Line<[u16; CELL_COLS]>], // (n_cells, width)
     width: usize,
     token: usize,
@@ -229,20 +262,28 @@ impl Body for PackWords<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, _lanes: L) {
-        fill(self.lines.iter_mut().skip(self.token).step_by(self.width), self.x, round_to_bf16);
+        fill(self.lines.iter_mut().skip(self.token).step_by(self.width), self.x, self.scales, round_to_bf16);
     }
 }
 
-/// Fills lines with rounded activations, and what is left of them with zeros.
+/// Fills lines with rounded activations, scaled before where there are scales, and what is left of them with zeros.
 #[inline(always)]
 fn fill<'a, T: Copy + Default + 'a, const N: usize>(
     lines: impl Iterator<Item = &'a mut Line<[T; N]>>,
     mut x: &[f32],
+    mut scales: &[f32],
     round: impl Fn(f32) -> T,
 ) {
     for Line(line) in lines {
         let (now, rest) = x.split_at(x.len().min(N));
         x = rest;
+        if !scales.is_empty() {
+            let (scales_now, rest) = scales.split_at(now.len().min(scales.len()));
+            scales = rest;
+            *line = [T::default(); N];
+            line.iter_mut().zip(now).zip(scales_now).for_each(|((out, &x), &scale)| *out = round(x * scale));
+            continue;
+        }
         if let Some(now) = now.first_chunk::<N>() {
             for idx in 0..N {
                 line[idx] = round(now[idx]);

@@ -24,6 +24,6 @@ pub use error::{Error, Result};
 pub use input::{Input, Precision};
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvShape, KvType, MAX_HEAD_DIM, Place};
-pub use linear::{Job, Scratch, linear, rows};
+pub use linear::{Job, Scratch, grid_rows, linear, rows};
 pub use ops::{Activation, Heads, Rows, RowsMut, add, gate, head_norm, rms_norm, rope, scale, scatter_add, softcap};
 pub use pool::{Pool, Work};

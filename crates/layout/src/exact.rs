@@ -38,9 +38,9 @@ impl Palette {
         Palette { highs: by_code, codes: crate::palette::code_table(highs) }
     }
 
-    /// Codes of high bytes, in a palette of `N`. Entry by entry, for all weights at once: compilers make vector code of
+    /// Codes of high bytes, or indices, in a palette of `N`. Entry by entry, for all weights at once: compilers make vector code of
     /// that, not of a look-up.
-    fn look_up<const N: u8>(&self, highs: &[u8; BLOCK_WEIGHTS]) -> [u8; BLOCK_WEIGHTS] {
+    pub(crate) fn look_up<const N: u8>(&self, highs: &[u8; BLOCK_WEIGHTS]) -> [u8; BLOCK_WEIGHTS] {
         let mut codes = [N; BLOCK_WEIGHTS];
         for (entry, &high_of_code) in (0..N).zip(&self.highs) {
             for (code, &high) in codes.iter_mut().zip(highs) {
@@ -138,7 +138,7 @@ fn decode_cell(
 }
 
 /// Bit `i` is set where code `i` is the escape.
-fn mask_of(codes: &[u8; BLOCK_WEIGHTS], escape: u8) -> u64 {
+pub(crate) fn mask_of(codes: &[u8; BLOCK_WEIGHTS], escape: u8) -> u64 {
     let is_escape = codes.map(|code| u8::from(code == escape));
     // Eight bytes of 0 or 1 become eight bits in the top byte of a product.
     let eights = is_escape.as_chunks::<8>().0.iter().map(|&eight| u64::from_le_bytes(eight));

@@ -2,6 +2,7 @@
 
 use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, TileRows};
 use crate::exact::{CellCodes, Palette, decode_cells, encode_cells};
+use crate::index::{decode_codes, encode_codes};
 
 /// The code of escapes.
 pub(crate) const ESCAPE: u8 = 15;
@@ -24,6 +25,22 @@ pub(crate) fn pack(codes: &CellCodes, packed: &mut [u8]) {
 #[inline]
 pub(crate) fn decode(cells: &[u8], palette: &[u8; 16], escapes: &[u8], row_bytes: usize, dst: &mut [u8]) -> usize {
     decode_cells::<ESCAPE, 768>(cells, palette, escapes, row_bytes, dst, unpack)
+}
+
+/// The same codes, of indices: index4, see [`crate::exact::EncodeExact`].
+pub(crate) fn encode_indices(rows: TileRows<'_>, palette: &Palette, cells: &mut [u8], escapes: &mut [u8]) -> usize {
+    encode_codes::<ESCAPE>(rows, palette, cells, escapes, pack)
+}
+
+/// The reverse, see [`crate::exact::DecodeExact`].
+pub(crate) fn decode_indices(
+    cells: &[u8],
+    palette: &[u8; 16],
+    escapes: &[u8],
+    row_bytes: usize,
+    dst: &mut [u8],
+) -> usize {
+    decode_codes::<ESCAPE, 256>(cells, palette, escapes, row_bytes, dst, unpack)
 }
 
 /// The reverse of [`pack`].

@@ -10,7 +10,7 @@ use crate::kernels::{self, Kernels};
 use crate::palette::Histogram;
 use crate::plain::{decode_bf16, decode_f16, decode_f32};
 use crate::wide::is_wide;
-use crate::{Error, GroupView, Layout, Result, TileView};
+use crate::{Error, GroupView, Layout, Result, TileView, exact11, exact12, index};
 
 /// Encodes a group: `src` (n_rows, cols) little-endian elements of [`Layout::source_dtype`], at most
 /// [`crate::Geometry::tiles_per_group`] tiles of 16 rows. `out` becomes the group, a multiple of 64 bytes; what it held
@@ -42,7 +42,10 @@ pub(crate) fn encode_with(
     let mut extra_bytes = 0;
     if layout.has_palette() {
         let mut histogram = Histogram::default();
-        histogram.count(cols, n_rows, src);
+        match layout.is_index() {
+            true => histogram.count_indices(cols, n_rows, src),
+            false => histogram.count(cols, n_rows, src),
+        }
         let (n_palette, n_second) = (layout.n_palette(), layout.n_second_palette());
         let ranked = histogram.ranked();
         header.palette[..n_palette].copy_from_slice(&ranked[..n_palette]);
@@ -161,6 +164,7 @@ fn encode_plain(kernels: &Kernels, header: &Header, cols: usize, src: &[u8], out
     let encode = match layout {
         Layout::F32 => kernels.f32,
         Layout::F16 => kernels.f16,
+        Layout::Index8 => index::encode8,
         _ => kernels.bf16,
     };
     let cell_bytes = layout.cell_bytes();
@@ -176,21 +180,26 @@ fn encode_plain(kernels: &Kernels, header: &Header, cols: usize, src: &[u8], out
 /// Cells go where they belong, nibbles behind them; raw bytes are kept aside until all nibbles are there.
 fn encode_exact(kernels: &Kernels, header: &mut Header, cols: usize, src: &[u8], out: &mut Vec<u8>) {
     let (layout, n_cells) = (header.layout, header.n_cells);
-    let encode: EncodeExact = if layout == Layout::Exact11 { kernels.exact11 } else { kernels.exact12 };
+    let encode: EncodeExact = match layout {
+        Layout::Index4 => exact12::encode_indices,
+        Layout::Index3 => exact11::encode_indices,
+        Layout::Exact11 => kernels.exact11,
+        _ => kernels.exact12,
+    };
     let palette = Palette::new(&header.palette[..layout.n_palette()]);
     let second = crate::palette::code_table(&header.second[..layout.n_second_palette()]);
     let cells_at = header::cells_offset(layout, header.n_tiles);
     let (cell_bytes, nibbles_offset) = (layout.cell_bytes(), header.nibbles_offset);
     let (mut raw, mut escapes) = (Vec::new(), vec![0; n_cells * CELL_WEIGHTS + ESCAPE_ROOM]);
-    for (tile_idx, src) in src.chunks(TILE_ROWS * cols * 2).enumerate() {
+    for (tile_idx, src) in src.chunks(TILE_ROWS * cols * layout.element_bytes()).enumerate() {
         let mut n_escapes = 0;
         let cells = &mut out[cells_at + tile_idx * n_cells * cell_bytes..][..n_cells * cell_bytes];
         for_runs(layout, cols, src, |rows, first| {
             let cells = &mut cells[first * cell_bytes..][..rows.n_cells() * cell_bytes];
             n_escapes += encode(rows, &palette, cells, &mut escapes[n_escapes..]);
         });
-        match layout {
-            Layout::Exact11 => write_nibbles(&escapes[..n_escapes], &second, out, &mut raw),
+        match layout.n_second_palette() {
+            1.. => write_nibbles(&escapes[..n_escapes], &second, out, &mut raw),
             _ => raw.extend_from_slice(&escapes[..n_escapes]),
         }
         let start = |len: usize| u32::try_from(len).expect("a group is smaller than 4 GiB");
@@ -209,6 +218,7 @@ fn decode_plain(layout: Layout, tile: TileView<'_>, row_bytes: usize, dst: &mut 
         match layout {
             Layout::F32 => decode_f32(array(cell), array_mut(padded.bytes_mut())),
             Layout::F16 => decode_f16(array(cell), array_mut(padded.bytes_mut())),
+            Layout::Index8 => index::decode8(array(cell), array_mut(padded.bytes_mut())),
             _ => decode_bf16(array(cell), array_mut(padded.bytes_mut())),
         }
         padded.store(dst, row_bytes, cell_idx);
@@ -226,15 +236,21 @@ fn decode_exact(
 ) -> Result<()> {
     let layout = view.layout();
     let n_raw = tile.raw.len() - READ_SLACK;
-    let (decode, n_least, n_most): (DecodeExact, usize, usize) = match layout {
-        Layout::Exact11 => {
+    let decode: DecodeExact = match layout {
+        Layout::Index4 => exact12::decode_indices,
+        Layout::Index3 => exact11::decode_indices,
+        Layout::Exact11 => kernels.decode_exact11,
+        _ => kernels.decode_exact12,
+    };
+    let (n_least, n_most) = match layout.n_second_palette() {
+        1.. => {
             let n = (kernels.read_nibbles)(tile.nibbles, tile.raw, view.second_palette(), escapes);
             let n = n.ok_or(Error::Corrupt("raw escapes do not fit their nibbles"))?;
-            (kernels.decode_exact11, n.saturating_sub(1), n)
+            (n.saturating_sub(1), n)
         }
         _ => {
             escapes[..n_raw].copy_from_slice(&tile.raw[..n_raw]);
-            (kernels.decode_exact12, n_raw, n_raw)
+            (n_raw, n_raw)
         }
     };
     let mut palette = [0; 16];

@@ -4,13 +4,14 @@
 //! A group, little endian, offsets in bytes from its start:
 //!
 //! ```text
-//! [0..7)    palette of exact11: the 7 commonest high bytes
-//! [8..23)   second palette of exact11, or the palette of exact12: 15 high bytes
+//! [0..7)    palette of exact11 and index3: the 7 commonest high bytes, or indices
+//! [8..23)   second palette of exact11 and index3, or the palette of exact12 and index4: 15 of them
 //! [24..28)  u32 offset of the cells        [28..32)  u32 offset of the nibbles (exact layouts)
 //! [32..36)  u32 offset of the raw bytes (exact layouts)
 //! [36..40)  u32 n_tiles                    [40..44)  u32 flags: bit 0 wide
-//! [44]      the layout: 1 f32, 2 f16, 3 bf16, 4 exact11, 5 exact12
-//! [64..)    exact layouts: n_tiles + 1 entries {u32 nibble_start_bytes, u32 raw_start_bytes}, from those offsets on
+//! [44]      the layout: 1 f32, 2 f16, 3 bf16, 4 exact11, 5 exact12, 6 index8, 7 index4, 8 index3
+//! [45..60)  second palette of index4
+//! [64..)    layouts with a palette: n_tiles + 1 entries {u32 nibble_start_bytes, u32 raw_start_bytes}, from those offsets on
 //! cells     at a multiple of 64: tile after tile, cell after cell
 //! nibbles, then raw bytes, then 64 bytes of slack and zeros up to a multiple of 64 (exact layouts)
 //! ```
@@ -32,6 +33,7 @@ const FLAG_WIDE: u32 = 1;
 const LAYOUT_AT: usize = 44;
 const PALETTE_OF_7_AT: usize = 0;
 const PALETTE_OF_15_AT: usize = 8;
+const SECOND_OF_15_AT: usize = 45;
 
 /// A header that was checked, or is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +84,7 @@ impl Header {
             let (palette, second) = (&self.palette[..self.layout.n_palette()], &self.second);
             group[palette_at(self.layout)..][..palette.len()].copy_from_slice(palette);
             let n_second = self.layout.n_second_palette();
-            group[PALETTE_OF_15_AT..][..n_second].copy_from_slice(&second[..n_second]);
+            group[second_at(self.layout)..][..n_second].copy_from_slice(&second[..n_second]);
             group[28..32].copy_from_slice(&offset(self.nibbles_offset));
             group[32..36].copy_from_slice(&offset(self.raw_offset));
         }
@@ -100,7 +102,9 @@ impl Header {
         if group[LAYOUT_AT] != layout.id() {
             return Err(Error::Corrupt("a group of another layout"));
         }
-        if n_tiles == 0 || flags & !FLAG_WIDE != 0 || group[LAYOUT_AT + 1..FIXED_BYTES].iter().any(|&byte| byte != 0) {
+        let unused = if layout.n_palette() > 7 { second_at(layout) + layout.n_second_palette() } else { 0 };
+        let unused = &group[unused.max(LAYOUT_AT + 1)..FIXED_BYTES];
+        if n_tiles == 0 || flags & !FLAG_WIDE != 0 || unused.iter().any(|&byte| byte != 0) {
             return Err(Error::Corrupt("a group without tiles, or with flags that mean nothing"));
         }
         let cells_len = n_tiles.checked_mul(n_cells * layout.cell_bytes()).filter(|&len| u32::try_from(len).is_ok());
@@ -140,7 +144,7 @@ impl Header {
     fn parse_escapes(&mut self, group: &[u8]) -> Result<usize> {
         let (n_palette, n_second) = (self.layout.n_palette(), self.layout.n_second_palette());
         self.palette[..n_palette].copy_from_slice(&group[palette_at(self.layout)..][..n_palette]);
-        self.second[..n_second].copy_from_slice(&group[PALETTE_OF_15_AT..][..n_second]);
+        self.second[..n_second].copy_from_slice(&group[second_at(self.layout)..][..n_second]);
         let end = self.check_table(group)?;
         self.raw_offset = self.nibbles_offset + end.nibble_start as usize;
         if (u32_at(group, 28) as usize, u32_at(group, 32) as usize) != (self.nibbles_offset, self.raw_offset) {
@@ -179,6 +183,10 @@ impl Header {
 
 fn palette_at(layout: Layout) -> usize {
     if layout.n_palette() == 7 { PALETTE_OF_7_AT } else { PALETTE_OF_15_AT }
+}
+
+fn second_at(layout: Layout) -> usize {
+    if layout.n_palette() == 7 { PALETTE_OF_15_AT } else { SECOND_OF_15_AT }
 }
 
 fn need(expected: usize, group: &[u8]) -> Result<()> {

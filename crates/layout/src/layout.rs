@@ -16,6 +16,12 @@ pub enum Layout {
     Exact11,
     /// bf16 weights: low bytes raw, high bytes as 4-bit codes of a palette, with escapes.
     Exact12,
+    /// i8 indices of a grid, as they are.
+    Index8,
+    /// i8 indices of a grid as 4-bit codes of a palette, with escapes.
+    Index4,
+    /// i8 indices of a grid as 3-bit codes of a palette, with escapes.
+    Index3,
 }
 
 /// One row of the table.
@@ -45,13 +51,21 @@ const fn exact(layout: Layout, name: &'static str, id: u8, code_bits: usize, n_s
     Row { layout, name, id, source: "BF16", element_bytes: 2, cell_bytes, n_palette, n_second }
 }
 
+const fn index(layout: Layout, name: &'static str, id: u8, code_bits: usize) -> Row {
+    let (cell_bytes, n_palette) = (CELL_WEIGHTS * code_bits / 8, (1 << code_bits) - 1);
+    Row { layout, name, id, source: "I8", element_bytes: 1, cell_bytes, n_palette, n_second: 15 }
+}
+
 /// In the order of the enum.
-static LAYOUTS: [Row; 5] = [
+static LAYOUTS: [Row; 8] = [
     plain(Layout::F32, "f32", 1, "F32", 4),
     plain(Layout::F16, "f16", 2, "F16", 2),
     plain(Layout::Bf16, "bf16", 3, "BF16", 2),
     exact(Layout::Exact11, "exact11", 4, 3, 15),
     exact(Layout::Exact12, "exact12", 5, 4, 0),
+    plain(Layout::Index8, "index8", 6, "I8", 1),
+    index(Layout::Index4, "index4", 7, 4),
+    index(Layout::Index3, "index3", 8, 3),
 ];
 
 impl Layout {
@@ -65,7 +79,7 @@ impl Layout {
         LAYOUTS.iter().find(|row| row.name == name).map(|row| row.layout)
     }
 
-    /// `"f32"`, `"f16"`, `"bf16"`, `"exact11"` or `"exact12"`.
+    /// `"f32"`, `"f16"`, `"bf16"`, `"exact11"`, `"exact12"`, `"index8"`, `"index4"` or `"index3"`.
     pub fn name(self) -> &'static str {
         self.row().name
     }
@@ -85,9 +99,19 @@ impl Layout {
         self.row().cell_bytes
     }
 
-    /// Whether high bytes are codes of a palette: the exact layouts.
+    /// Whether high bytes, or indices, are codes of a palette.
     pub fn has_palette(self) -> bool {
         self.row().n_palette != 0
+    }
+
+    /// Whether it is made for bf16 and smaller than it: exact11 and exact12.
+    pub fn is_exact(self) -> bool {
+        self.has_palette() && !self.is_index()
+    }
+
+    /// Whether what goes in are indices of a grid, whose steps are kept elsewhere: index8, index4 and index3.
+    pub fn is_index(self) -> bool {
+        self.row().source == "I8"
     }
 
     /// Entries of the palette; the code of that value is the escape. 0 where there is no palette.

@@ -2,7 +2,8 @@
 //!
 //! Goes in: rows of weights as a checkpoint has them. Comes out: *groups* of tiles, byte strings that a multiplication
 //! reads from the first to the last byte while it decodes them; and the same weights back, bit for bit. The exact
-//! layouts keep a bf16 weight in some 11.2 or 12 bits. It knows bytes only: no threads, no devices, no models.
+//! layouts keep a bf16 weight in some 11.2 or 12 bits, the index layouts an index of a grid in about as many as its
+//! entropy says. It knows bytes only: no threads, no devices, no models.
 //!
 //! ```
 //! use netweight_layout::{Layout, Matrix};
@@ -24,7 +25,7 @@
 //! ([`GroupView::parse`]) on its own. Groups may come from a file: whatever their bytes, reading them cannot panic.
 //!
 //! Suggested reading: `layout.rs` (the table), `geometry.rs`, `cell.rs`, `header.rs` (a group's bytes), `plain.rs`,
-//! `exact.rs`, `exact11.rs`, `exact12.rs`, `escapes.rs`, then `group.rs`, which puts them together.
+//! `exact.rs`, `exact11.rs`, `exact12.rs`, `index.rs`, `escapes.rs`, then `group.rs`, which puts them together.
 #![deny(unsafe_code)]
 
 mod error;
@@ -39,6 +40,7 @@ mod view;
 mod exact;
 mod exact11;
 mod exact12;
+mod index;
 mod plain;
 
 mod escapes;

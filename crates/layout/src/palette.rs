@@ -9,7 +9,8 @@ const SAMPLE_FROM: usize = 1 << 18;
 /// Of every so many cells of a row one is counted, another one in each row.
 const SAMPLE_STRIDE: usize = 8;
 
-/// How often each high byte (sign and upper seven bits of the exponent) occurs among bf16 weights.
+/// How often each high byte (sign and upper seven bits of the exponent) occurs among bf16 weights, or each index among
+/// those of a grid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
     counts: [u64; 256],
@@ -44,6 +45,28 @@ impl Histogram {
                     tables[3][usize::from(quad[7])] += 1;
                 }
                 rest.as_chunks::<2>().0.iter().for_each(|weight| tables[0][usize::from(weight[1])] += 1);
+            }
+        }
+        for table in &tables {
+            self.counts.iter_mut().zip(table).for_each(|(sum, &count)| *sum += u64::from(count));
+        }
+    }
+
+    /// Counts indices, `src` (n_rows, cols) i8, and the zeros that pad them to tiles, as [`Histogram::count`] does.
+    ///
+    /// # Panics
+    /// Where `src` does not have `n_rows * cols` bytes.
+    pub fn count_indices(&mut self, cols: usize, n_rows: usize, src: &[u8]) {
+        assert_eq!(src.len(), n_rows * cols);
+        let n_padded = n_rows.next_multiple_of(TILE_ROWS) * cols.next_multiple_of(CELL_COLS);
+        let stride = if n_padded < SAMPLE_FROM { 1 } else { SAMPLE_STRIDE };
+        self.counts[0] += ((n_padded - n_rows * cols) / stride) as u64;
+        let mut tables = [[0u32; 256]; 4];
+        for (row_idx, row) in src.chunks_exact(cols.max(1)).enumerate() {
+            for cell in row.chunks(CELL_COLS).skip((stride - row_idx % stride) % stride).step_by(stride) {
+                for (idx, &index) in cell.iter().enumerate() {
+                    tables[idx % 4][usize::from(index)] += 1;
+                }
             }
         }
         for table in &tables {

@@ -28,6 +28,7 @@ pub(crate) fn normal_weights(layout: crate::Layout, n: usize, random: &mut Rando
         match layout {
             crate::Layout::F32 => bytes.extend(weight.to_le_bytes()),
             crate::Layout::F16 => bytes.extend(half::f16::from_f32(weight).to_le_bytes()),
+            _ if layout.is_index() => bytes.push((weight * 200.0).round() as i8 as u8), // entropy about 4 bits
             _ => bytes.extend(half::bf16::from_f32(weight).to_le_bytes()),
         }
     }

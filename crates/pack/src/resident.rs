@@ -101,7 +101,7 @@ pub(crate) fn layout(name: &str) -> Option<Layout> {
 
 /// Whether archives may use the layout: it is made for bf16 and smaller than it.
 pub(crate) fn is_for_archives(layout: Layout) -> bool {
-    layout.has_palette()
+    layout.is_exact()
 }
 
 /// How a tensor is cut into groups; `None` where it cannot be.

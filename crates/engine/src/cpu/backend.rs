@@ -1,6 +1,8 @@
 //! The CPU as a [`Backend`]: goes in what a forward pass asks for, comes out calls of `netweight-kernels-cpu`.
 //! Next in the flow: decoder.rs.
 
+use std::sync::Arc;
+
 use netweight_kernels_cpu as kernels;
 use netweight_kernels_cpu::{
     Attention, AttentionShape, Input, Isa, Job, KvCache, KvShape, KvType, Pool, Precision, Rows, RowsMut, Scratch,
@@ -14,12 +16,39 @@ use crate::{Error, Interrupt, Result};
 /// Matrices that multiply the same activations at once: q, k and v.
 const MAX_JOBS: usize = 4;
 
+/// Steps of a grid.
+pub struct Steps {
+    /// (rows)
+    pub rows: Vec<f32>,
+    /// (cols); `None` where all are 1. Matrices that share them share their activations too.
+    pub cols: Option<Arc<[f32]>>,
+}
+
 /// A weight matrix with its bias.
 pub struct CpuLinear {
     /// (rows, cols)
     pub matrix: Matrix,
+    /// Where the matrix has the indices of a grid: its steps.
+    pub steps: Option<Steps>,
     /// (rows)
     pub bias: Option<Vec<f32>>,
+}
+
+impl CpuLinear {
+    fn col_steps(&self) -> Option<&[f32]> {
+        self.steps.as_ref()?.cols.as_deref()
+    }
+
+    /// Whether both multiply the same scaled activations.
+    fn has_input_of(&self, other: &CpuLinear) -> bool {
+        let place = |linear: &CpuLinear| linear.col_steps().map(<[f32]>::as_ptr);
+        place(self) == place(other)
+    }
+
+    fn job(&self, out_col: usize) -> Job<'_> {
+        let row_steps = self.steps.as_ref().map(|steps| steps.rows.as_slice());
+        Job { matrix: &self.matrix, row_steps, bias: self.bias.as_deref(), out_col }
+    }
 }
 
 /// Activations.
@@ -142,7 +171,13 @@ impl Backend for Cpu {
 
     fn embed(&mut self, table: &CpuLinear, tokens: &[u32], out: &mut CpuBuffer) {
         let out = &mut out.data[..tokens.len() * table.matrix.cols()];
-        kernels::rows(self.plan.isa, &self.pool, &self.scratch, &table.matrix, tokens, out);
+        let (isa, scratch) = (self.plan.isa, &self.scratch);
+        match &table.steps {
+            None => kernels::rows(isa, &self.pool, scratch, &table.matrix, tokens, out),
+            Some(Steps { rows, cols }) => {
+                kernels::grid_rows(isa, &self.pool, scratch, &table.matrix, (rows, cols.as_deref()), tokens, out);
+            }
+        }
     }
 
     fn scale(&mut self, x: &mut CpuBuffer, n_rows: usize, width: usize, factor: f32) {
@@ -157,14 +192,17 @@ impl Backend for Cpu {
         }
         let CpuPlan { isa, precision, .. } = self.plan;
         let cols = first.linear.matrix.cols();
-        self.input.set(isa, &self.pool, &x.data, x.width, [n_rows, cols], precision);
-        for parts in parts.chunks(MAX_JOBS) {
-            let mut jobs = [Job { matrix: &first.linear.matrix, bias: None, out_col: 0 }; MAX_JOBS];
-            for (job, Part { linear, out_col }) in jobs.iter_mut().zip(parts) {
-                *job = Job { matrix: &linear.matrix, bias: linear.bias.as_deref(), out_col: *out_col };
+        for parts in parts.chunk_by(|a, b| a.linear.has_input_of(&b.linear)) {
+            let scales = parts[0].linear.col_steps().unwrap_or_default();
+            self.input.set_scaled(isa, &self.pool, (&x.data, x.width), [n_rows, cols], scales, precision);
+            for parts in parts.chunks(MAX_JOBS) {
+                let mut jobs = [parts[0].linear.job(0); MAX_JOBS];
+                for (job, Part { linear, out_col }) in jobs.iter_mut().zip(parts) {
+                    *job = linear.job(*out_col);
+                }
+                let jobs = &jobs[..parts.len()];
+                kernels::linear(isa, &self.pool, &self.scratch, &self.input, jobs, &mut out.data, out.width);
             }
-            let jobs = &jobs[..parts.len()];
-            kernels::linear(isa, &self.pool, &self.scratch, &self.input, jobs, &mut out.data, out.width);
         }
     }
 

@@ -2,12 +2,13 @@
 //! load together, on all cores. Next in the flow: backend.rs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use netweight_layout::{Layout, Matrix};
 use netweight_model::{Kind, Source, Spec, Tensor};
 
-use super::backend::CpuLinear;
-use crate::load::{MatrixRequest, load_matrices, load_transformed, map_matrices, name_in, request};
+use super::backend::{CpuLinear, Steps};
+use crate::load::{MatrixRequest, Wanted, load_matrices, load_transformed, map_matrices, name_in, request};
 use crate::store::Store;
 use crate::{Error, Interrupt, Result};
 
@@ -15,11 +16,13 @@ use crate::{Error, Interrupt, Result};
 pub struct CpuSource<'a> {
     store: &'a Store,
     matrices: HashMap<String, Matrix>,
+    /// Column steps so far: matrices that have the same ones share them.
+    col_steps: Vec<Arc<[f32]>>,
 }
 
 impl<'a> CpuSource<'a> {
-    /// Loads every matrix of `spec`: in `wanted` where its dtype can be had in it; without a wish, as it is stored where
-    /// that can be multiplied with, else in `fastest`.
+    /// Loads every matrix of `spec`: in `wanted` where its dtype, or its grid, can be had in it; without a wish, as it is stored where
+    /// that can be multiplied with, else in `fastest`, and grids in the layout that takes the fewest bits.
     ///
     /// # Errors
     /// `File`, `InvalidArgument`, `Interrupted`: see [`load_matrices`].
@@ -41,10 +44,24 @@ impl<'a> CpuSource<'a> {
                 None => rest.push(request),
             }
         }
-        let layout = wanted.or(fastest).unwrap_or(Layout::Bf16);
-        let loaded = load_matrices(store, &rest, layout, n_threads, interrupt, progress)?;
+        let wanted = Wanted { asked: wanted, fastest };
+        let loaded = load_matrices(store, &rest, wanted, n_threads, interrupt, progress)?;
         matrices.extend(rest.into_iter().map(|request| request.name).zip(loaded));
-        Ok(CpuSource { store, matrices })
+        Ok(CpuSource { store, matrices, col_steps: Vec::new() })
+    }
+
+    /// The steps of a grid.
+    fn steps(&mut self, name: &str) -> Option<Steps> {
+        let steps = self.store.grid(name)?;
+        let is_scaled = steps.col_steps.iter().any(|&step| step != 1.0);
+        let cols = is_scaled.then(|| match self.col_steps.iter().find(|known| ***known == *steps.col_steps) {
+            Some(known) => Arc::clone(known),
+            None => {
+                self.col_steps.push(steps.col_steps.into());
+                Arc::clone(&self.col_steps[self.col_steps.len() - 1])
+            }
+        });
+        Some(Steps { rows: steps.row_steps.to_vec(), cols })
     }
 
     /// Bytes of all matrices that have not been taken yet.
@@ -77,7 +94,8 @@ impl Source for CpuSource<'_> {
         let matrix = self.matrices.remove(name);
         let matrix = matrix.ok_or_else(|| Error::invalid(format!("{name:?} is asked for twice")))?;
         let bias = tensor.bias.as_deref().map(|bias| self.vector(bias)).transpose()?;
-        Ok(CpuLinear { matrix, bias })
+        let steps = if matrix.layout().is_index() { self.steps(name) } else { None };
+        Ok(CpuLinear { matrix, steps, bias })
     }
 
     fn vector(&mut self, tensor: &Tensor) -> Result<Vec<f32>> {

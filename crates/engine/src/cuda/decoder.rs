@@ -111,6 +111,11 @@ impl CudaDecoder {
         Ok(CudaDecoder { graphs, model, cuda, workspace, cache, report, places, unwanted })
     }
 
+    /// What is to be said of the load.
+    pub(crate) fn notes(&mut self) -> &mut Vec<String> {
+        &mut self.report.notes
+    }
+
     /// What loading did.
     pub fn report(&self) -> &LoadReport {
         &self.report

@@ -9,4 +9,4 @@ mod vectors;
 pub use names::{check_tensors, load_transformed, name_in, request};
 pub use resident::map_matrices;
 pub use spec::{first_attention, read_spec};
-pub use transcode::{MatrixRequest, checked_entry, load_matrices};
+pub use transcode::{MatrixRequest, Wanted, checked_entry, load_matrices};

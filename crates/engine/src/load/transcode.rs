@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::{bf16, f16};
 use netweight_container::{Context, Entry, Error as FileError};
-use netweight_layout::{AlignedBytes, Geometry, Layout, Matrix, encode_group};
+use netweight_layout::{AlignedBytes, Geometry, Histogram, Layout, Matrix, encode_group};
 use netweight_tensor::Dtype;
 
 use crate::store::Store;
@@ -20,6 +20,8 @@ use crate::{Error, Interrupt, Result};
 
 /// Source bytes that a thread reads at once, about.
 const RUN_BYTES: usize = 2 << 20;
+/// Indices in each of the places that are looked at for a layout.
+const SAMPLE_INDICES: usize = 1 << 17;
 
 /// A matrix to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,41 @@ pub fn layout_for(entry: &Entry, wanted: Layout) -> Result<Layout> {
     };
     let takes = wanted == Layout::F32 || wanted.source_dtype() == raw.source_dtype();
     Ok(if takes { wanted } else { raw })
+}
+
+/// What layouts to load matrices in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// What somebody asked for: grids are loaded as their values where it is none for indices.
+    pub asked: Option<Layout>,
+    /// The layout for bf16 where nobody asked for one that takes it.
+    pub fastest: Option<Layout>,
+}
+
+impl Wanted {
+    /// The layout of a request's tensor.
+    fn layout(self, store: &Store, request: &MatrixRequest) -> Result<Layout> {
+        let entry = checked_entry(store, request)?;
+        let exact = self.asked.filter(|layout| !layout.is_index());
+        if exact.is_some() || store.grid(&request.name).is_none() {
+            return layout_for(entry, exact.or(self.fastest).unwrap_or(Layout::Bf16));
+        }
+        self.asked.map_or_else(|| smallest(store, request), Ok)
+    }
+}
+
+/// The index layout that takes the fewest bits, by the first rows, the middle ones and the last.
+fn smallest(store: &Store, request: &MatrixRequest) -> Result<Layout> {
+    let (mut histogram, mut indices) = (Histogram::default(), Vec::new());
+    let n_rows = (SAMPLE_INDICES / request.cols).clamp(1, request.rows);
+    for first in [0, (request.rows - n_rows) / 2, request.rows - n_rows] {
+        indices.resize(n_rows * request.cols, 0);
+        store.read_indices(&request.name, first..first + n_rows, &mut indices)?;
+        histogram.count_indices(request.cols, n_rows, &indices);
+    }
+    let all = Layout::all().filter(|layout| layout.is_index());
+    let bits = |layout: &Layout| histogram.bits_per_weight(*layout);
+    Ok(all.min_by(|a, b| bits(a).total_cmp(&bits(b))).unwrap_or(Layout::Index8))
 }
 
 /// One run of groups of one matrix.
@@ -83,21 +120,21 @@ struct Filling {
 pub fn load_matrices(
     store: &Store,
     requests: &[MatrixRequest],
-    wanted: Layout,
+    wanted: Wanted,
     n_threads: usize,
     interrupt: &Interrupt,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Matrix>> {
-    let layouts = requests.iter().map(|request| layout_for(checked_entry(store, request)?, wanted));
+    let layouts = requests.iter().map(|request| wanted.layout(store, request));
     let mut layouts = layouts.collect::<Result<Vec<Layout>>>()?;
     let mut loaded: Vec<Option<Matrix>> = requests.iter().map(|_| None).collect();
-    // A second round only where an exact layout did not suit: weights like noise.
+    // A second round only where a layout with escapes did not suit: weights, or indices, like noise.
     while loaded.iter().any(Option::is_none) {
         let missing: Vec<usize> = (0..requests.len()).filter(|&idx| loaded[idx].is_none()).collect();
         let round: Vec<(&MatrixRequest, Layout)> = missing.iter().map(|&idx| (&requests[idx], layouts[idx])).collect();
         let found = load_round(store, &round, n_threads, interrupt, progress)?;
         for (&idx, matrix) in missing.iter().zip(found) {
-            layouts[idx] = Layout::Bf16;
+            layouts[idx] = if layouts[idx].is_index() { Layout::Index8 } else { Layout::Bf16 };
             loaded[idx] = matrix;
         }
     }
@@ -162,10 +199,12 @@ fn load_round(
     slots.into_iter().zip(round).map(|(slot, (request, _))| slot.finish(&memory, request)).collect()
 }
 
-/// An exact layout may take as many bytes as raw bf16 and its group headers; a raw one takes exactly those.
+/// An exact layout may take as many bytes as raw bf16 and its group headers, one of indices as many as index8; a raw one
+/// takes exactly those.
 fn most_bytes(geometry: &Geometry) -> usize {
-    let raw_cell =
-        if geometry.layout().has_palette() { Layout::Bf16.cell_bytes() } else { geometry.layout().cell_bytes() };
+    let layout = geometry.layout();
+    let raw = if layout.is_exact() { Layout::Bf16 } else { layout };
+    let raw_cell = if layout.is_index() { Layout::Index8 } else { raw }.cell_bytes();
     geometry.n_tiles() * geometry.n_cells() * raw_cell
         + geometry.n_groups() * (64 + 8 * geometry.tiles_per_group() + 256)
 }
@@ -242,15 +281,19 @@ impl Worker {
         arena: &Arena<'_>,
     ) -> Result<u64> {
         let (geometry, entry) = (slot.geometry, checked_entry(store, request)?);
-        let row_bytes = geometry.cols() * entry.dtype.element_bytes();
-        let first_row = geometry.group_rows(run.groups.start).start;
-        let n_rows = geometry.group_rows(run.groups.end - 1).end - first_row;
-        self.source.resize(n_rows * row_bytes, 0);
-        store.read(&request.name, (first_row * row_bytes) as u64, &mut self.source)?;
+        let is_index = geometry.layout().is_index();
+        let row_bytes = geometry.cols() * if is_index { 1 } else { entry.dtype.element_bytes() };
+        let rows = geometry.group_rows(run.groups.start).start..geometry.group_rows(run.groups.end - 1).end;
+        let first_row = rows.start;
+        self.source.resize(rows.len() * row_bytes, 0);
+        match is_index {
+            true => store.read_indices(&request.name, rows.clone(), &mut self.source)?,
+            false => store.read(&request.name, (first_row * row_bytes) as u64, &mut self.source)?,
+        }
         for group_idx in run.groups.clone() {
             let rows = geometry.group_rows(group_idx);
             let source = &self.source[(rows.start - first_row) * row_bytes..(rows.end - first_row) * row_bytes];
-            let source = if entry.dtype == geometry.layout().source_dtype() {
+            let source = if is_index || entry.dtype == geometry.layout().source_dtype() {
                 source
             } else {
                 widen(entry.dtype, source, &mut self.widened);
@@ -262,7 +305,7 @@ impl Worker {
             let Some(place) = slot.take(group_idx, self.group.len(), arena) else { break };
             place.copy_from_slice(&self.group);
         }
-        Ok(self.source.len() as u64)
+        Ok((rows.len() * geometry.cols() * entry.dtype.element_bytes()) as u64)
     }
 }
 

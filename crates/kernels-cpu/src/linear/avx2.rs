@@ -5,6 +5,7 @@
 
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
+use super::index_loaders::{Index3, Index4, Index8};
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scalar::expand_escapes;
 use super::scratch::Worker;
@@ -195,9 +196,38 @@ impl Registers for Avx2 {
         unsafe {
             let seven = _mm256_set1_epi8(7);
             let codes = [_mm256_and_si256(codes[0], seven), _mm256_and_si256(codes[1], seven)];
-            let first = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[0]), spread(codes[0], escapes));
-            let second = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[1]), spread(codes[1], escapes));
+            let first = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[0]), spread::<7>(codes[0], escapes));
+            let second = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[1]), spread::<7>(codes[1], escapes));
             [first, second]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_of_4(codes: [__m256i; 2], palette: &__m256i, escapes: &mut *const u8) -> [__m256i; 2] {
+        // SAFETY: as the caller says.
+        unsafe {
+            let fifteen = _mm256_set1_epi8(15);
+            let codes = [_mm256_and_si256(codes[0], fifteen), _mm256_and_si256(codes[1], fifteen)];
+            let first = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[0]), spread::<15>(codes[0], escapes));
+            let second = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[1]), spread::<15>(codes[1], escapes));
+            [first, second]
+        }
+    }
+
+    /// In 32 bits: even index << 8 | odd index << 24, each taken out with its sign, and made a float.
+    #[inline(always)]
+    unsafe fn pairs_of_indices(indices: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            let to_pairs = |both: __m256i| {
+                let even = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(both));
+                let odd = _mm256_srai_epi32::<24>(both);
+                let even = _mm256_srli_epi32::<16>(_mm256_castps_si256(_mm256_cvtepi32_ps(even)));
+                _mm256_or_si256(even, _mm256_castps_si256(_mm256_cvtepi32_ps(odd)))
+            };
+            let [first, second] = Self::unpack([zero, zero], indices);
+            [[to_pairs(first[0]), to_pairs(first[1])], [to_pairs(second[0]), to_pairs(second[1])]]
         }
     }
 
@@ -223,15 +253,15 @@ impl Registers for Avx2 {
     }
 }
 
-/// Escapes in the places of code 7, 0 in all others.
+/// Escapes in the places of code `ESCAPE`, 0 in all others.
 ///
 /// # Safety
 /// The CPU has the instruction set; 32 bytes can be read at `escapes`.
 #[inline(always)]
-unsafe fn spread(codes: __m256i, escapes: &mut *const u8) -> __m256i {
+unsafe fn spread<const ESCAPE: i8>(codes: __m256i, escapes: &mut *const u8) -> __m256i {
     // SAFETY: eight bytes at `escapes` after at most 24 of its 32 bytes were passed by.
     unsafe {
-        let mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(codes, _mm256_set1_epi8(7))) as u32;
+        let mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(codes, _mm256_set1_epi8(ESCAPE))) as u32;
         let mut eight = |byte_idx: u32| {
             let mask = mask >> (8 * byte_idx) & 0xff;
             let shuffle = _mm_cvtsi64_si128(SPREAD[mask as usize] as i64);

@@ -5,6 +5,7 @@
 
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
+use super::index_loaders::{Index3, Index4, Index8};
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scratch::Worker;
 use super::tile::Tile;
@@ -159,7 +160,7 @@ impl Registers for Avx512 {
     /// palette eight times.
     #[inline(always)]
     unsafe fn palette(tile: &Tile<'_>) -> [__m512i; 2] {
-        let period = if tile.layout == Layout::Exact11 { 8 } else { 16 };
+        let period = tile.layout.n_palette() + 1;
         let palette: [u8; 64] = std::array::from_fn(|idx| tile.palette[idx % period]);
         // SAFETY: 64 bytes.
         unsafe { [_mm512_loadu_si512(palette.as_ptr().cast()), _mm512_set1_epi8(tile.marker() as i8)] }
@@ -174,6 +175,48 @@ impl Registers for Avx512 {
             let next = _mm512_loadu_si512((*escapes).cast());
             *escapes = escapes.wrapping_add(is_escape.count_ones() as usize);
             _mm512_mask_expand_epi8(high, is_escape, next)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_of_4(codes: __m512i, palette: &[__m512i; 2], escapes: &mut *const u8) -> __m512i {
+        // The palette is repeated: two more bits of an index do not matter.
+        // SAFETY: as the caller says.
+        unsafe { Self::highs_of_3(codes, palette, escapes) }
+    }
+
+    /// The magnitude looks up its bf16; -128 has none there.
+    #[inline(always)]
+    unsafe fn pairs_of_indices(indices: __m512i) -> [__m512i; 2] {
+        // SAFETY: as above; tables are two times 64 bytes.
+        unsafe {
+            let table = |bytes: &[u8; 128]| {
+                [_mm512_loadu_si512(bytes.as_ptr().cast()), _mm512_loadu_si512(bytes.as_ptr().add(64).cast())]
+            };
+            let ([low_0, low_1], [high_0, high_1]) = (table(&LOW_OF_MAGNITUDE), table(&HIGH_OF_MAGNITUDE));
+            let magnitudes = _mm512_abs_epi8(indices);
+            let low = _mm512_permutex2var_epi8(low_0, magnitudes, low_1);
+            let high = _mm512_permutex2var_epi8(high_0, magnitudes, high_1);
+            let least = _mm512_set1_epi8(-128);
+            // The sign from the index, the rest from the table.
+            let high = _mm512_ternarylogic_epi32::<0xca>(least, indices, high);
+            let high =
+                _mm512_mask_mov_epi8(high, _mm512_cmpeq_epi8_mask(indices, least), _mm512_set1_epi8(0xc3u8 as i8));
+            Self::unpack(low, high)
+        }
+    }
+
+    /// VPERMB reads the lower six bits of an index, which is half of VPERMI2B's work.
+    #[inline(always)]
+    unsafe fn pairs_of_some_indices(indices: __m512i, is_small: bool) -> [__m512i; 2] {
+        // SAFETY: as above; tables are 64 bytes.
+        unsafe {
+            if !is_small {
+                return Self::pairs_of_indices(indices);
+            }
+            let low = _mm512_permutexvar_epi8(indices, _mm512_loadu_si512(LOW_OF_SMALL.as_ptr().cast()));
+            let high = _mm512_permutexvar_epi8(indices, _mm512_loadu_si512(HIGH_OF_SMALL.as_ptr().cast()));
+            Self::unpack(low, high)
         }
     }
 
@@ -199,9 +242,38 @@ impl Registers for Avx512 {
     }
 }
 
+/// Low bytes of the bf16 of 0 to 127; that of 128 is that of 0.
+static LOW_OF_MAGNITUDE: [u8; 128] = bytes_of_magnitudes(16);
+/// High bytes of the bf16 of 0 to 127.
+static HIGH_OF_MAGNITUDE: [u8; 128] = bytes_of_magnitudes(24);
+
+/// Low bytes of the bf16 of 0 to 31 and -32 to -1.
+static LOW_OF_SMALL: [u8; 64] = bytes_of_small(16);
+/// High bytes of the bf16 of 0 to 31 and -32 to -1.
+static HIGH_OF_SMALL: [u8; 64] = bytes_of_small(24);
+
+const fn bytes_of_small(shift: u32) -> [u8; 64] {
+    let (mut table, mut idx) = ([0; 64], 0i32);
+    while idx < 64 {
+        let index = if idx < 32 { idx } else { idx - 64 };
+        table[idx as usize] = ((index as f32).to_bits() >> shift) as u8;
+        idx += 1;
+    }
+    table
+}
+
+const fn bytes_of_magnitudes(shift: u32) -> [u8; 128] {
+    let (mut table, mut magnitude) = ([0; 128], 0);
+    while magnitude < 128 {
+        table[magnitude] = ((magnitude as f32).to_bits() >> shift) as u8;
+        magnitude += 1;
+    }
+    table
+}
+
 /// [`super::scalar::expand_escapes`].
 pub(crate) fn expand_escapes(tile: &Tile<'_>, escapes: &mut [u8]) {
-    if tile.layout != Layout::Exact11 {
+    if tile.layout.n_second_palette() == 0 {
         return;
     }
     assert!(available() && escapes.len() >= tile.nibbles.len() * 2 + 64);
@@ -210,7 +282,7 @@ pub(crate) fn expand_escapes(tile: &Tile<'_>, escapes: &mut [u8]) {
 }
 
 /// # Safety
-/// `escapes` has room for two bytes for each of nibbles and 64 more; the tile is of exact11.
+/// `escapes` has room for two bytes for each of nibbles and 64 more; the tile is of a layout with a second palette.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")]
 unsafe fn expand_nibbles(tile: &Tile<'_>, escapes: &mut [u8]) {
     let n_raw = tile.raw.len() - READ_SLACK;

@@ -1,6 +1,6 @@
 //! How cells of each layout are decoded, for registers of any width. Goes in: the bytes of a tile. Comes out: blocks
-//! of four columns, widened to f32 or as pairs of bf16. Next in the flow: avx512.rs, avx2.rs, neon.rs, which are
-//! [`Registers`] each.
+//! of four columns, widened to f32 or as pairs of bf16. Next in the flow: index_loaders.rs, and avx512.rs,
+//! avx2.rs, neon.rs, which are [`Registers`] each.
 //!
 //! Exact cells: codes -> high bytes in the palette -> escapes in their places -> unpack with the low bytes -> two times
 //! 16 rows by (even | odd << 16).
@@ -39,10 +39,39 @@ pub(crate) trait Registers {
     unsafe fn palette(tile: &Tile<'_>) -> Self::Palette;
     /// High bytes of codes in the lower three bits; code 7 takes the next of `escapes`, which has 64 bytes more.
     unsafe fn highs_of_3(codes: Self::Bytes, palette: &Self::Palette, escapes: &mut *const u8) -> Self::Bytes;
+    /// Bytes of codes in the lower four bits; code 15 takes the next of `escapes`, which has 64 bytes more.
+    unsafe fn bytes_of_4(codes: Self::Bytes, palette: &Self::Palette, escapes: &mut *const u8) -> Self::Bytes;
+    /// i8 as bf16, in the order of [`Registers::unpack`].
+    unsafe fn pairs_of_indices(indices: Self::Bytes) -> [Self::Pairs; 2];
+    /// The same, where `is_small` says that all are from -32 to 31.
+    #[inline(always)]
+    unsafe fn pairs_of_some_indices(indices: Self::Bytes, is_small: bool) -> [Self::Pairs; 2] {
+        let _ = is_small;
+        // SAFETY: as the caller says.
+        unsafe { Self::pairs_of_indices(indices) }
+    }
     /// High bytes of codes in the lower four bits; code 15, a rare one, takes the next raw byte.
     unsafe fn highs_of_4(codes: Self::Bytes, palette: &Self::Palette, raw: &mut Raw) -> Self::Bytes;
     /// Asks for a line; any address will do.
     fn prefetch(at: *const u8);
+
+    /// The codes of a block in the lower three bits, of a cell's three vectors of codes.
+    #[inline(always)]
+    unsafe fn codes_of_3<const BLOCK: usize>([a, b, c]: &[Self::Bytes; 3]) -> Self::Bytes {
+        // SAFETY: as the caller says.
+        unsafe {
+            match BLOCK {
+                0 => *a,
+                1 => Self::shift_right::<3>(*a),
+                2 => *b,
+                3 => Self::shift_right::<3>(*b),
+                4 => *c,
+                5 => Self::shift_right::<3>(*c),
+                6 => Self::join_code(Self::shift_right::<4>(*c), Self::shift_right::<6>(*a)),
+                _ => Self::join_code(Self::shift_right::<5>(*c), Self::shift_right::<6>(*b)),
+            }
+        }
+    }
 }
 
 /// The raw bytes of a tile that are still to come, and 64 bytes of slack.
@@ -70,7 +99,7 @@ pub(crate) struct Halves<R> {
 }
 
 /// Where the cells of a tile are, `BYTES` bytes each.
-struct Cells<const BYTES: usize> {
+pub(super) struct Cells<const BYTES: usize> {
     next: *const u8,
     cell: *const u8,
     /// How far ahead of reading it memory is asked for, in bytes.
@@ -79,12 +108,12 @@ struct Cells<const BYTES: usize> {
 
 impl<const BYTES: usize> Cells<BYTES> {
     #[inline(always)]
-    fn of(tile: &Tile<'_>) -> Self {
+    pub(super) fn of(tile: &Tile<'_>) -> Self {
         Cells { next: tile.cells.as_ptr(), cell: tile.cells.as_ptr(), ahead: 0 }
     }
 
     #[inline(always)]
-    fn go_on(&mut self, ahead: usize) {
+    pub(super) fn go_on(&mut self, ahead: usize) {
         self.cell = self.next;
         self.next = self.next.wrapping_add(BYTES);
         self.ahead = ahead;
@@ -92,10 +121,16 @@ impl<const BYTES: usize> Cells<BYTES> {
 
     /// Byte `at` of the cell, for which memory further ahead is asked for.
     #[inline(always)]
-    fn line<R: Registers>(&self, at: usize) -> *const u8 {
+    pub(super) fn line<R: Registers>(&self, at: usize) -> *const u8 {
         let line = self.cell.wrapping_add(at);
         R::prefetch(line.wrapping_add(self.ahead));
         line
+    }
+
+    /// Byte `at` of the cell.
+    #[inline(always)]
+    pub(super) fn at(&self, at: usize) -> *const u8 {
+        self.cell.wrapping_add(at)
     }
 }
 
@@ -232,17 +267,7 @@ impl<R: Registers> PairLoader for Exact11<R> {
         // SAFETY: the block's 64 low bytes are in the cell. Each weight takes one escape at most, so that `escapes`
         // is not beyond the weights of the tile, and 64 bytes can be read there.
         unsafe {
-            let [a, b, c] = self.codes;
-            let codes = match BLOCK {
-                0 => a,
-                1 => R::shift_right::<3>(a),
-                2 => b,
-                3 => R::shift_right::<3>(b),
-                4 => c,
-                5 => R::shift_right::<3>(c),
-                6 => R::join_code(R::shift_right::<4>(c), R::shift_right::<6>(a)),
-                _ => R::join_code(R::shift_right::<5>(c), R::shift_right::<6>(b)),
-            };
+            let codes = R::codes_of_3::<BLOCK>(&self.codes);
             let high = R::highs_of_3(codes, &self.palette, &mut self.escapes);
             R::unpack(R::load_bytes(self.cells.line::<R>(192 + 64 * BLOCK)), high)
         }
@@ -306,6 +331,9 @@ macro_rules! dispatch {
                         Layout::Bf16 => multiply_tiles::<Words<Bf16<$registers>>>(tiles, input, worker, n_done),
                         Layout::Exact11 => multiply_tiles::<Words<Exact11<$registers>>>(tiles, input, worker, n_done),
                         Layout::Exact12 => multiply_tiles::<Words<Exact12<$registers>>>(tiles, input, worker, n_done),
+                        Layout::Index8 => multiply_tiles::<Words<Index8<$registers>>>(tiles, input, worker, n_done),
+                        Layout::Index4 => multiply_tiles::<Words<Index4<$registers>>>(tiles, input, worker, n_done),
+                        Layout::Index3 => multiply_tiles::<Words<Index3<$registers>>>(tiles, input, worker, n_done),
                     }
                 }
                 n_done += tiles.len();
@@ -324,6 +352,9 @@ macro_rules! dispatch {
                     Layout::Bf16 => decode_tile_row::<Words<Bf16<$registers>>>(tile, row, worker, out),
                     Layout::Exact11 => decode_tile_row::<Words<Exact11<$registers>>>(tile, row, worker, out),
                     Layout::Exact12 => decode_tile_row::<Words<Exact12<$registers>>>(tile, row, worker, out),
+                    Layout::Index8 => decode_tile_row::<Words<Index8<$registers>>>(tile, row, worker, out),
+                    Layout::Index4 => decode_tile_row::<Words<Index4<$registers>>>(tile, row, worker, out),
+                    Layout::Index3 => decode_tile_row::<Words<Index3<$registers>>>(tile, row, worker, out),
                 }
             }
         }

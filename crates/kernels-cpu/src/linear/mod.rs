@@ -1,4 +1,5 @@
-//! Linear layers: y = W x, where W lies in tiles of any layout. Goes in: matrices and prepared activations. Comes out:
+//! Linear layers: y = W x, where W lies in tiles of any layout, and may have a step for each row ([`Job`]) and column
+//! ([`crate::Input::set`]). Goes in: matrices and prepared activations. Comes out:
 //! one f32 for each token and row, the same bits on every instruction set, in any number of threads, and for any
 //! number of tokens at once.
 //!
@@ -15,6 +16,8 @@ mod tile;
 pub(crate) mod scalar;
 
 mod fma;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod index_loaders;
 mod loaders;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod spread;
@@ -36,7 +39,7 @@ use crate::isa::Kind;
 use crate::{Isa, Pool};
 use netweight_layout::{Matrix, TILE_ROWS};
 use output::Output;
-pub use rows::rows;
+pub use rows::{grid_rows, rows};
 pub use scratch::Scratch;
 use scratch::{MAX_TILES, Sums, Worker};
 use tile::Tile;
@@ -90,6 +93,8 @@ fn item_tiles(n_tiles: usize, n_threads: usize, [least, most]: [usize; 2]) -> us
 pub struct Job<'a> {
     /// (rows, cols), cols those of the input.
     pub matrix: &'a Matrix,
+    /// (rows,), what sums are multiplied with before the bias is added: the row steps of a grid.
+    pub row_steps: Option<&'a [f32]>,
     /// (rows,), added at the end.
     pub bias: Option<&'a [f32]>,
     /// Row 0 goes to this column of the output.
@@ -146,7 +151,11 @@ fn check(input: &Input, jobs: &[Job<'_>], y_len: usize, y_stride: usize) {
     assert!((input.n_tokens() - 1) * y_stride <= y_len, "an output of {y_len} for {} tokens", input.n_tokens());
     for (idx, job) in jobs.iter().enumerate() {
         assert!(job.matrix.cols() == input.cols(), "{} columns, {} activations", job.matrix.cols(), input.cols());
-        assert!(job.bias.is_none_or(|bias| bias.len() == job.matrix.rows()), "a bias of another length");
+        let vectors = [job.bias, job.row_steps].into_iter().flatten();
+        assert!(
+            vectors.into_iter().all(|vector| vector.len() == job.matrix.rows()),
+            "a bias or steps of another length"
+        );
         let cols = job.out_col..job.out_col + job.matrix.rows();
         assert!(
             cols.end <= y_stride && (input.n_tokens() - 1) * y_stride + cols.end <= y_len,
@@ -172,7 +181,7 @@ fn find<'a>(jobs: &'a [Job<'a>], mut item: usize, tiles_per_item: usize) -> (&'a
     unreachable!("the pool gives items that there are")
 }
 
-/// Adds the bias and leaves out rows of padding. Tiles side by side: what a token's row takes at once.
+/// Multiplies with the row steps, adds the bias, and leaves out rows of padding. Tiles side by side: what a token's row takes at once.
 fn write_token(job: &Job<'_>, tiles: std::ops::Range<usize>, token: usize, sums: &Sums, output: &Output<'_>) {
     let rows = tiles.start * TILE_ROWS..job.matrix.rows().min(tiles.end * TILE_ROWS);
     // SAFETY: a tile is one work item's, and jobs write different columns, checked in `check`.
@@ -183,6 +192,9 @@ fn write_token(job: &Job<'_>, tiles: std::ops::Range<usize>, token: usize, sums:
             [y] => *y = *sums,
             _ => y.copy_from_slice(&sums[..y.len()]),
         }
+    }
+    if let Some(row_steps) = job.row_steps {
+        y.iter_mut().zip(&row_steps[rows.clone()]).for_each(|(y, row_step)| *y *= row_step);
     }
     if let Some(bias) = job.bias {
         y.iter_mut().zip(&bias[rows]).for_each(|(y, bias)| *y += bias);

@@ -5,6 +5,7 @@
 
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
+use super::index_loaders::{Index3, Index4, Index8};
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scalar::expand_escapes;
 use super::scratch::Worker;
@@ -247,9 +248,48 @@ impl Registers for Neon {
                 #[inline(always)]
                 |idx| {
                     let codes = vandq_u8(codes[idx], vdupq_n_u8(7));
-                    vorrq_u8(vqtbl1q_u8(*palette, codes), spread(codes, escapes))
+                    vorrq_u8(vqtbl1q_u8(*palette, codes), spread::<7>(codes, escapes))
                 },
             )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_of_4(codes: [uint8x16_t; 4], palette: &uint8x16_t, escapes: &mut *const u8) -> [uint8x16_t; 4] {
+        // SAFETY: as the caller says.
+        unsafe {
+            each(
+                #[inline(always)]
+                |idx| {
+                    let codes = vandq_u8(codes[idx], vdupq_n_u8(15));
+                    vorrq_u8(vqtbl1q_u8(*palette, codes), spread::<15>(codes, escapes))
+                },
+            )
+        }
+    }
+
+    /// In 32 bits: even index << 8 | odd index << 24, each taken out with its sign, and made a float.
+    #[inline(always)]
+    unsafe fn pairs_of_indices(indices: [uint8x16_t; 4]) -> [[uint32x4_t; 4]; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let to_pairs = |both: uint32x4_t| {
+                let even = vshrq_n_s32::<24>(vreinterpretq_s32_u32(vshlq_n_u32::<16>(both)));
+                let odd = vshrq_n_s32::<24>(vreinterpretq_s32_u32(both));
+                let even = vshrq_n_u32::<16>(vreinterpretq_u32_f32(vcvtq_f32_s32(even)));
+                vorrq_u32(even, vreinterpretq_u32_f32(vcvtq_f32_s32(odd)))
+            };
+            let [first, second] = Self::unpack([vdupq_n_u8(0); 4], indices);
+            [
+                each(
+                    #[inline(always)]
+                    |idx| to_pairs(first[idx]),
+                ),
+                each(
+                    #[inline(always)]
+                    |idx| to_pairs(second[idx]),
+                ),
+            ]
         }
     }
 
@@ -280,15 +320,15 @@ impl Registers for Neon {
     }
 }
 
-/// Escapes in the places of code 7, 0 in all others.
+/// Escapes in the places of code `ESCAPE`, 0 in all others.
 ///
 /// # Safety
 /// The CPU has the instruction set; 16 bytes can be read at `escapes`.
 #[inline(always)]
-unsafe fn spread(codes: uint8x16_t, escapes: &mut *const u8) -> uint8x16_t {
+unsafe fn spread<const ESCAPE: u8>(codes: uint8x16_t, escapes: &mut *const u8) -> uint8x16_t {
     // SAFETY: eight bytes at `escapes`, and eight after at most eight of them were passed by.
     unsafe {
-        let is_escape = vceqq_u8(codes, vdupq_n_u8(7));
+        let is_escape = vceqq_u8(codes, vdupq_n_u8(ESCAPE));
         let bits = vandq_u8(is_escape, vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201)));
         let mut eight = |mask: u8| {
             let shuffle = vcreate_u8(SPREAD[usize::from(mask)]);

@@ -5,6 +5,32 @@ use super::{Scratch, kernels};
 use crate::{Isa, Pool};
 use netweight_layout::{Matrix, TILE_ROWS};
 
+/// Gathers rows of a grid whose indices are `matrix`: the values of its weights, which are bf16.
+///
+/// # Panics
+/// As [`rows`], and where there are other steps than rows and columns.
+pub fn grid_rows(
+    isa: Isa,
+    pool: &Pool,
+    scratch: &Scratch,
+    matrix: &Matrix,
+    (row_steps, col_steps): (&[f32], Option<&[f32]>), // (rows) and (cols); no col_steps stand for ones
+    row_ids: &[u32],
+    out: &mut [f32], // (row_ids.len(), matrix.cols())
+) {
+    assert!(row_steps.len() == matrix.rows() && col_steps.is_none_or(|steps| steps.len() == matrix.cols()));
+    rows(isa, pool, scratch, matrix, row_ids, out);
+    let round = |value: f32| half::bf16::from_f32(value).to_f32();
+    for (&row, out) in row_ids.iter().zip(out.chunks_exact_mut(matrix.cols())) {
+        let row_step = row_steps[row as usize];
+        match col_steps {
+            // No product of two steps and an index is rounded before the end: there are 23 bits in all.
+            Some(steps) => out.iter_mut().zip(steps).for_each(|(out, step)| *out = round(row_step * (step * *out))),
+            None => out.iter_mut().for_each(|out| *out = round(row_step * *out)),
+        }
+    }
+}
+
 /// Gathers rows of a matrix: `out[idx]` becomes row `row_ids[idx]`.
 ///
 /// # Panics

@@ -107,6 +107,7 @@ impl<'a> Cells<'a> {
                 }
             }
             Layout::Exact11 | Layout::Exact12 => self.decode_exact(cell, weights),
+            Layout::Index8 | Layout::Index4 | Layout::Index3 => self.decode_indices(cell, weights),
         }
     }
 
@@ -116,19 +117,34 @@ impl<'a> Cells<'a> {
         let (codes, low) = cell.split_at(cell.len() - LOW_BYTES);
         for block_idx in 0..LOW_BYTES / BLOCK_WEIGHTS {
             for i in 0..BLOCK_WEIGHTS {
-                let code = match self.tile.layout {
-                    Layout::Exact11 => code_of_3_bits(codes, block_idx, i),
-                    _ => codes[block_idx / 2 * BLOCK_WEIGHTS + i] >> (4 * (block_idx % 2)) & 15,
-                };
-                let high = if usize::from(code) < self.tile.layout.n_palette() {
-                    self.tile.palette[usize::from(code)]
-                } else {
-                    self.next_escape()
-                };
-                let (lane, half, row, odd) = (i >> 4, i >> 3 & 1, i >> 1 & 3, i & 1);
-                let (row, col) = (4 * lane + row, 4 * block_idx + 2 * half + odd);
-                weights[col * TILE_ROWS + row] = widen(low[block_idx * BLOCK_WEIGHTS + i], high);
+                let high = self.byte_of_code(codes, block_idx, i);
+                weights[place(block_idx, i)] = widen(low[block_idx * BLOCK_WEIGHTS + i], high);
             }
+        }
+    }
+
+    /// As [`Cells::decode_exact`], without low bytes: an index is its own value.
+    fn decode_indices(&mut self, cell: &[u8], weights: &mut [f32; CELL_WEIGHTS]) {
+        for block_idx in 0..CELL_WEIGHTS / BLOCK_WEIGHTS {
+            for i in 0..BLOCK_WEIGHTS {
+                let index = match self.tile.layout {
+                    Layout::Index8 => cell[block_idx * BLOCK_WEIGHTS + i],
+                    _ => self.byte_of_code(cell, block_idx, i),
+                };
+                weights[place(block_idx, i)] = f32::from(index as i8);
+            }
+        }
+    }
+
+    /// The palette's byte, or the next escape.
+    fn byte_of_code(&mut self, codes: &[u8], block_idx: usize, i: usize) -> u8 {
+        let code = match self.tile.layout {
+            Layout::Exact11 | Layout::Index3 => code_of_3_bits(codes, block_idx, i),
+            _ => codes[block_idx / 2 * BLOCK_WEIGHTS + i] >> (4 * (block_idx % 2)) & 15,
+        };
+        match usize::from(code) < self.tile.layout.n_palette() {
+            true => self.tile.palette[usize::from(code)],
+            false => self.next_escape(),
         }
     }
 
@@ -138,6 +154,13 @@ impl<'a> Cells<'a> {
         self.n_escapes_read += 1;
         high
     }
+}
+
+/// Where weight `i` of a block stands among the weights of a cell.
+fn place(block_idx: usize, i: usize) -> usize {
+    let (lane, half, row, odd) = (i >> 4, i >> 3 & 1, i >> 1 & 3, i & 1);
+    let (row, col) = (4 * lane + row, 4 * block_idx + 2 * half + odd);
+    col * TILE_ROWS + row
 }
 
 fn code_of_3_bits(codes: &[u8], block_idx: usize, i: usize) -> u8 {
@@ -153,7 +176,7 @@ fn widen(low: u8, high: u8) -> f32 {
     f32::from_bits(u32::from(low) << 16 | u32::from(high) << 24)
 }
 
-/// High bytes of the escapes of an exact11 tile, in order, two for each byte of nibbles. `escapes` has room for as
+/// High bytes, or indices, of the escapes of a tile of a layout with a second palette, in order, two for each byte of nibbles. `escapes` has room for as
 /// many as the tile has weights.
 pub(crate) fn expand_escapes(tile: &Tile<'_>, escapes: &mut [u8]) {
     let raw = &tile.raw[..tile.raw.len().saturating_sub(READ_SLACK)];

@@ -73,6 +73,14 @@ fn draw_weights(layout: Layout, values: Values, n_weights: usize, random: &mut R
                 bytes.extend(weight.to_le_bytes());
                 weights.push(weight.to_f32());
             }
+            _ if layout.is_index() => {
+                let index = match values {
+                    Values::Plain | Values::Sparse => (random.normal() * 4.0).round() as i8,
+                    Values::Wide | Values::Any => random.next() as i8,
+                };
+                bytes.push(index as u8);
+                weights.push(f32::from(index));
+            }
             _ => {
                 let weight = half::bf16::from_f32(weight);
                 bytes.extend(weight.to_le_bytes());
@@ -141,8 +149,8 @@ fn check(case: &Case, all_n_tokens: &[usize], random: &mut Random) {
             for &n_tokens in all_n_tokens {
                 input.set(isa, &pool, &x, x_stride, [n_tokens, cols], case.precision);
                 let jobs = [
-                    Job { matrix: &matrix, bias: None, out_col: 6 },
-                    Job { matrix: &other, bias: Some(&bias), out_col: 0 },
+                    Job { matrix: &matrix, row_steps: None, bias: None, out_col: 6 },
+                    Job { matrix: &other, row_steps: None, bias: Some(&bias), out_col: 0 },
                 ];
                 let mut y = vec![untouched; n_tokens * y_stride];
                 linear(isa, &pool, &scratch, &input, &jobs, &mut y, y_stride);
@@ -150,6 +158,66 @@ fn check(case: &Case, all_n_tokens: &[usize], random: &mut Random) {
                     let Case { layout, weights, activations, precision, shape } = case;
                     format!("{isa:?} {layout:?} {weights:?} {activations:?} {precision:?} {shape:?} {n_tokens} tokens")
                 });
+            }
+        }
+    }
+}
+
+/// Grids: activations are scaled before they are rounded, sums before the bias is added.
+#[test]
+fn steps_of_rows_and_columns() {
+    let mut random = Random(0x7777_1234_5678_9abd);
+    let (rows, cols, max_tokens) = (50, 70, 19);
+    for layout in Layout::all().filter(|layout| layout.is_index()) {
+        let (bytes, indices) = draw_weights(layout, Values::Plain, rows * cols, &mut random);
+        let matrix = Matrix::encode(layout, rows, cols, &bytes).unwrap();
+        let mut step = |_| half::bf16::from_f32(0.5 + random.below(1000) as f32 / 1000.0).to_f32();
+        let (row_steps, col_steps): (Vec<f32>, Vec<f32>) =
+            ((0..rows).map(&mut step).collect(), (0..cols).map(step).collect());
+        let bias: Vec<f32> = (0..rows).map(|_| random.normal()).collect();
+        let x: Vec<f32> = (0..max_tokens * cols).map(|_| random.normal()).collect();
+        for precision in [Precision::Bf16, Precision::F32] {
+            let scaled =
+                |x: &[f32]| x.iter().zip(&col_steps).map(|(x, step)| precision.round(x * step)).collect::<Vec<f32>>();
+            let product = |x: &[f32], row: usize| dot(&indices[row * cols..][..cols], x) * row_steps[row] + bias[row];
+            let expected: Vec<f32> = x
+                .chunks(cols)
+                .flat_map(|x| {
+                    let x = scaled(x);
+                    (0..rows).map(move |row| (row, x.clone())).map(|(row, x)| product(&x, row)).collect::<Vec<f32>>()
+                })
+                .collect();
+            let pool = Pool::new(2);
+            let scratch = Scratch::new(&pool, max_tokens, cols);
+            let mut input = crate::Input::new(max_tokens, cols);
+            for isa in Isa::available() {
+                for n_tokens in [1, 2, 9, 19] {
+                    input.set_scaled(isa, &pool, (&x, cols), [n_tokens, cols], &col_steps, precision);
+                    let jobs = [Job { matrix: &matrix, row_steps: Some(&row_steps), bias: Some(&bias), out_col: 0 }];
+                    let mut y = vec![0.0; n_tokens * rows];
+                    linear(isa, &pool, &scratch, &input, &jobs, &mut y, rows);
+                    assert_same_bits(&y, &expected[..y.len()], || {
+                        format!("{isa:?} {layout:?} {precision:?} {n_tokens}")
+                    });
+                }
+            }
+        }
+        let (pool, row_ids) = (Pool::new(2), [3u32, 49, 0, 17]);
+        let scratch = Scratch::new(&pool, 1, cols);
+        for (steps, is_scaled) in [(Some(&col_steps[..]), true), (None, false)] {
+            let value = |row: usize, col: usize| {
+                let step = if is_scaled { col_steps[col] } else { 1.0 };
+                half::bf16::from_f32(row_steps[row] * (step * indices[row * cols + col])).to_f32()
+            };
+            let expected: Vec<f32> = row_ids
+                .iter()
+                .flat_map(|&row| (0..cols).map(move |col| (row as usize, col)))
+                .map(|(row, col)| value(row, col))
+                .collect();
+            for isa in Isa::available() {
+                let mut out = vec![0.0; row_ids.len() * cols];
+                grid_rows(isa, &pool, &scratch, &matrix, (&row_steps, steps), &row_ids, &mut out);
+                assert_same_bits(&out, &expected, || format!("{isa:?} {layout:?} rows"));
             }
         }
     }
@@ -258,7 +326,7 @@ fn damaged_cells_stay_inside() {
             for isa in Isa::available() {
                 for n_tokens in [1, 20] {
                     input.set(isa, &pool, &x, cols, [n_tokens, cols], Precision::Bf16);
-                    let jobs = [Job { matrix: &matrix, bias: None, out_col: 0 }];
+                    let jobs = [Job { matrix: &matrix, row_steps: None, bias: None, out_col: 0 }];
                     linear(isa, &pool, &scratch, &input, &jobs, &mut vec![0.0; n_tokens * n_rows], n_rows);
                     rows(isa, &pool, &scratch, &matrix, &[299], &mut vec![0.0; cols]);
                 }

@@ -21,6 +21,9 @@ pub(crate) struct Tile<'a> {
     pub(crate) palette: [u8; 16],
     /// High bytes by escape nibble; nibble 15 takes a raw byte.
     pub(crate) second: [u8; 16],
+    /// In layouts of indices with a palette: whether all indices are from -32 to 31.
+    #[cfg_attr(target_arch = "aarch64", allow(dead_code))]
+    pub(crate) is_small: bool,
 }
 
 impl<'a> Tile<'a> {
@@ -39,7 +42,12 @@ impl<'a> Tile<'a> {
         palette[..group.palette().len()].copy_from_slice(group.palette());
         let mut second = [0; 16];
         second[..group.second_palette().len()].copy_from_slice(group.second_palette());
-        Tile { layout, n_cells, is_wide: group.is_wide(), cells: view.cells, nibbles, raw: view.raw, palette, second }
+        let raw = &view.raw[..view.raw.len().saturating_sub(READ_SLACK)];
+        let mut indices = group.palette().iter().chain(group.second_palette()).chain(raw);
+        let is_small =
+            layout.is_index() && layout.has_palette() && indices.all(|&index| (-32..32).contains(&(index as i8)));
+        let (is_wide, cells, raw) = (group.is_wide(), view.cells, view.raw);
+        Tile { layout, n_cells, is_wide, cells, nibbles, raw, palette, second, is_small }
     }
 
     /// The byte that stands for an escape in `palette`.

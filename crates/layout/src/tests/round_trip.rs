@@ -34,7 +34,7 @@ fn check_group(layout: Layout, cols: usize, n_rows: usize, src: &[u8]) -> Vec<u8
 #[test]
 fn damage_is_the_same_everywhere() {
     let mut random = Random(9);
-    for layout in [Layout::Exact11, Layout::Exact12] {
+    for layout in Layout::all().filter(|layout| layout.has_palette()) {
         let (n_rows, cols) = (40, 100);
         for src in
             [normal_weights(layout, n_rows * cols, &mut random), random_weights(layout, n_rows * cols, &mut random)]
@@ -90,6 +90,51 @@ fn every_value() {
         for layout in Layout::all().filter(|layout| layout.element_bytes() == 2) {
             let group = check_group(layout, cols, n_rows, &words);
             assert!(GroupView::parse(layout, cols, &group).unwrap().is_wide());
+        }
+    }
+}
+
+/// Every index, so that both palettes overflow.
+#[test]
+fn every_index() {
+    let indices: Vec<u8> = (0..256 * 64).map(|idx| (idx * 7 + idx / 256) as u8).collect();
+    for (n_rows, cols) in [(64, 256), (256, 64), (16, 1024)] {
+        for layout in Layout::all().filter(|layout| layout.is_index()) {
+            let group = check_group(layout, cols, n_rows, &indices);
+            assert!(!GroupView::parse(layout, cols, &group).unwrap().is_wide());
+        }
+    }
+}
+
+/// Cells of indices, read as the definition has it and without the code that wrote them.
+#[test]
+fn indices_are_laid_out_as_defined() {
+    let (n_rows, cols) = (16, 32);
+    let index = |row: usize, col: usize| (row * 5 + col * 3) as u8 % 7;
+    let src: Vec<u8> = (0..n_rows * cols).map(|idx| index(idx / cols, idx % cols)).collect();
+    let groups = [Layout::Index8, Layout::Index4, Layout::Index3]
+        .map(|layout| (layout, check_group(layout, cols, n_rows, &src)));
+    for (layout, group) in &groups {
+        let view = GroupView::parse(*layout, cols, group).unwrap();
+        let cell = view.tile(0).cells;
+        for block in 0..CELL_BLOCKS {
+            for i in 0..64 {
+                let (row, col) = block_position(block, i);
+                let found = match layout {
+                    Layout::Index8 => cell[64 * block + i],
+                    Layout::Index4 => view.palette()[usize::from(cell[block / 2 * 64 + i] >> (block % 2 * 4) & 15)],
+                    _ => {
+                        let (a, b, c) = (cell[i], cell[64 + i], cell[128 + i]);
+                        let code = match block {
+                            6 => (a >> 6) | (c >> 6 & 1) << 2,
+                            7 => (b >> 6) | (c >> 7) << 2,
+                            _ => [a, b, c][block / 2] >> (block % 2 * 3) & 7,
+                        };
+                        view.palette()[usize::from(code)]
+                    }
+                };
+                assert_eq!(found, index(row, col), "{layout:?} block {block} index {i}");
+            }
         }
     }
 }
@@ -217,5 +262,9 @@ fn golden() {
     // Long enough that only a part is counted for the palettes.
     check(Layout::Exact11, 77, 5000, 0x6e49_aa8d_bc7e_362a);
     check(Layout::Exact12, 77, 5000, 0xe074_2bb3_8db4_c737);
+    check(Layout::Index8, 40, 100, 0x7507_71f2_e389_154c);
+    check(Layout::Index4, 40, 100, 0x8a6f_212b_6513_bb38);
+    check(Layout::Index3, 40, 100, 0x0e85_e682_498d_5418);
+    check(Layout::Index4, 77, 5000, 0x1740_d852_259d_be99);
     assert!(is_right, "found those above");
 }

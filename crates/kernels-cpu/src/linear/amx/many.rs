@@ -7,6 +7,7 @@
 use super::{Avx512, CELL_BYTES, CELL_LINES, CellLoader, Decoded, TILE_TOKENS};
 use crate::input::{Input, Line};
 use crate::linear::fma::AHEAD_BYTES;
+use crate::linear::index_loaders::{Index3, Index4, Index8};
 use crate::linear::loaders::{Exact11, Exact12};
 use crate::linear::scratch::{MAX_TILES, Sums, Worker};
 use crate::linear::tile::Tile;
@@ -22,6 +23,9 @@ const RUN_CELLS: usize = 8;
 enum Source {
     Exact11(Decoded<Exact11<Avx512>>),
     Exact12(Decoded<Exact12<Avx512>>),
+    Index8(Decoded<Index8<Avx512>>),
+    Index4(Decoded<Index4<Avx512>>),
+    Index3(Decoded<Index3<Avx512>>),
     Stored(*const u8),
 }
 
@@ -35,6 +39,9 @@ impl Source {
             match tile.layout {
                 Layout::Exact11 => Source::Exact11(Decoded::new(tile, escapes)),
                 Layout::Exact12 => Source::Exact12(Decoded::new(tile, escapes)),
+                Layout::Index8 => Source::Index8(Decoded::new(tile, escapes)),
+                Layout::Index4 => Source::Index4(Decoded::new(tile, escapes)),
+                Layout::Index3 => Source::Index3(Decoded::new(tile, escapes)),
                 _ => Source::Stored(tile.cells.as_ptr()),
             }
         }
@@ -52,6 +59,9 @@ impl Source {
             match self {
                 Source::Exact11(loader) => decode(loader, run),
                 Source::Exact12(loader) => decode(loader, run),
+                Source::Index8(loader) => decode(loader, run),
+                Source::Index4(loader) => decode(loader, run),
+                Source::Index3(loader) => decode(loader, run),
                 Source::Stored(next) => {
                     let cells = *next;
                     *next = next.wrapping_add(n_cells * CELL_BYTES);

@@ -1,0 +1,111 @@
+//! How cells of the index layouts are decoded, for registers of any width. Goes in: the bytes of a tile. Comes out: pairs
+//! of bf16, since every i8 is one exactly; so that what multiplies bf16 weights multiplies these. Next in the flow:
+//! avx512.rs.
+//!
+//! Codes -> indices in the palette -> escapes in their places -> bf16.
+
+use super::loaders::{Cells, PairLoader, Registers};
+use super::tile::Tile;
+
+/// i8 as they are.
+pub(crate) struct Index8<R> {
+    cells: Cells<512>,
+    registers: std::marker::PhantomData<R>,
+}
+
+impl<R: Registers> PairLoader for Index8<R> {
+    type Registers = R;
+
+    #[inline(always)]
+    unsafe fn new(tile: &Tile<'_>, _escapes: *const u8) -> Self {
+        Index8 { cells: Cells::of(tile), registers: std::marker::PhantomData }
+    }
+
+    #[inline(always)]
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
+    }
+
+    #[inline(always)]
+    unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
+        // SAFETY: the block's 64 bytes are in the cell that `next_cell` went to.
+        unsafe { R::pairs_of_indices(R::load_bytes(self.cells.line::<R>(64 * BLOCK))) }
+    }
+}
+
+/// Codes of 4 bits; escapes were expanded before.
+pub(crate) struct Index4<R: Registers> {
+    cells: Cells<256>,
+    escapes: *const u8,
+    palette: R::Palette,
+    is_small: bool,
+}
+
+impl<R: Registers> PairLoader for Index4<R> {
+    type Registers = R;
+
+    #[inline(always)]
+    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self {
+        // SAFETY: as the caller says.
+        Index4 { cells: Cells::of(tile), escapes, palette: unsafe { R::palette(tile) }, is_small: tile.is_small }
+    }
+
+    #[inline(always)]
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
+    }
+
+    #[inline(always)]
+    unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
+        // SAFETY: the block's codes are in the cell that `next_cell` went to. Each weight takes one escape at most, so
+        // that `escapes` is not beyond the weights of the tile, and 64 bytes can be read there.
+        unsafe {
+            let codes = if BLOCK.is_multiple_of(2) {
+                R::load_bytes(self.cells.line::<R>(32 * BLOCK))
+            } else {
+                R::shift_right::<4>(R::load_bytes(self.cells.at(32 * (BLOCK - 1))))
+            };
+            R::pairs_of_some_indices(R::bytes_of_4(codes, &self.palette, &mut self.escapes), self.is_small)
+        }
+    }
+}
+
+/// Codes of 3 bits; escapes were expanded before.
+pub(crate) struct Index3<R: Registers> {
+    cells: Cells<192>,
+    escapes: *const u8,
+    codes: [R::Bytes; 3],
+    palette: R::Palette,
+    is_small: bool,
+}
+
+impl<R: Registers> PairLoader for Index3<R> {
+    type Registers = R;
+
+    #[inline(always)]
+    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self {
+        // SAFETY: a tile has a cell at least, since matrices have columns.
+        unsafe {
+            let codes = [R::load_bytes(tile.cells.as_ptr()); 3];
+            Index3 { cells: Cells::of(tile), escapes, codes, palette: R::palette(tile), is_small: tile.is_small }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
+        for (idx, codes) in self.codes.iter_mut().enumerate() {
+            // SAFETY: the tile has one more cell, the caller says, which is three vectors of codes.
+            *codes = unsafe { R::load_bytes(self.cells.line::<R>(64 * idx)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
+        // SAFETY: as for Index4.
+        unsafe {
+            let codes = R::codes_of_3::<BLOCK>(&self.codes);
+            R::pairs_of_some_indices(R::highs_of_3(codes, &self.palette, &mut self.escapes), self.is_small)
+        }
+    }
+}
