@@ -60,7 +60,7 @@ mod generate;
 
 pub use any::AnyDecoder;
 pub use chat::{ChatTemplate, Message, Rendering, plain_prompt};
-pub use cpu::CpuDecoder;
+pub use cpu::{Activations, CpuDecoder};
 pub use cuda::{CudaDecoder, is_of_gpus};
 pub use decoder::Decoder;
 pub use error::{Error, Result};

@@ -45,6 +45,11 @@ impl<B: Backend> Model<B> {
         &self.spec
     }
 
+    /// Every matrix, in the order of the forward pass, for who puts another of the same shape in its place.
+    pub fn matrices_mut(&mut self) -> impl Iterator<Item = &mut B::Linear> {
+        self.weights.matrices_mut()
+    }
+
     /// Positions that sequences may have.
     pub fn context_len(&self) -> usize {
         self.context_len

@@ -106,6 +106,25 @@ impl Weights<Tensor, Tensor> {
     }
 }
 
+impl<M, V> Weights<M, V> {
+    /// Every matrix, in the order of the forward pass.
+    pub fn matrices_mut(&mut self) -> impl Iterator<Item = &mut M> {
+        let layers = self.layers.iter_mut().flat_map(LayerWeights::parts_mut);
+        std::iter::once(&mut self.embed).chain(layers).chain(&mut self.head).map(|part| &mut part.linear)
+    }
+}
+
+impl<M, V> LayerWeights<M, V> {
+    fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part<M>> {
+        let (router, gated): (Option<&mut Part<M>>, &mut [Gated<M>]) = match &mut self.mlp {
+            MlpWeights::Dense(gated) => (None, std::slice::from_mut(gated)),
+            MlpWeights::Experts { router, experts } => (Some(router), experts),
+        };
+        let gated = gated.iter_mut().flat_map(|gated| gated.gate_up.iter_mut().chain(std::iter::once(&mut gated.down)));
+        self.qkv.iter_mut().chain(std::iter::once(&mut self.o)).chain(router).chain(gated)
+    }
+}
+
 impl LayerWeights<Tensor, Tensor> {
     fn load<S: Source>(&self, source: &mut S) -> Result<LayerWeights<S::Linear, S::Vector>, S::Error> {
         let before_attention = source.vector(&self.before_attention)?;

@@ -10,6 +10,7 @@ use netweight_kernels_cpu::{
 use netweight_layout::Matrix;
 use netweight_model::{Activation, Attend, Backend, Heads, Kind, Part, Room, Spec};
 
+use super::observe::Observer;
 use crate::load::first_attention;
 use crate::{Error, Interrupt, Result};
 
@@ -26,6 +27,8 @@ pub struct Steps {
 
 /// A weight matrix with its bias.
 pub struct CpuLinear {
+    /// The tensor's name in the store.
+    pub name: String,
     /// (rows, cols)
     pub matrix: Matrix,
     /// Where the matrix has the indices of a grid: its steps.
@@ -95,6 +98,7 @@ pub struct Cpu {
     attention: Attention,
     places: Vec<kernels::Place>, // (max_tokens)
     pub(crate) interrupt: Interrupt,
+    pub(crate) observer: Option<Observer>,
 }
 
 impl Cpu {
@@ -121,6 +125,7 @@ impl Cpu {
             places: Vec::with_capacity(plan.max_tokens),
             pool,
             interrupt: Interrupt::new(),
+            observer: None,
         })
     }
 
@@ -189,6 +194,9 @@ impl Backend for Cpu {
         let Some(first) = parts.first() else { return };
         if self.interrupt.is_set() {
             return;
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.see(parts, &x.data, [n_rows, x.width]);
         }
         let CpuPlan { isa, precision, .. } = self.plan;
         let cols = first.linear.matrix.cols();

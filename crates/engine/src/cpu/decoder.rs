@@ -19,8 +19,8 @@ const DEFAULT_BATCH_TOKENS: usize = 256;
 
 /// A model on the CPU with its cache.
 pub struct CpuDecoder {
-    model: Model<Cpu>,
-    cpu: Cpu,
+    pub(super) model: Model<Cpu>,
+    pub(super) cpu: Cpu,
     workspace: Workspace<Cpu>,
     cache: KvCache,
     report: LoadReport,
@@ -83,7 +83,9 @@ impl CpuDecoder {
     /// # Errors
     /// None that [`CpuDecoder::load`] did not have.
     pub fn set_threads(&mut self, n_threads: usize) -> Result<()> {
+        let observer = self.cpu.observer.take();
         self.cpu = Cpu::new(self.model.spec(), CpuPlan { n_threads: n_threads.max(1), ..self.cpu.plan() })?;
+        self.cpu.observer = observer;
         self.report.n_threads = self.cpu.plan().n_threads;
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 mod backend;
 mod decoder;
+mod observe;
 mod source;
 
 pub use decoder::CpuDecoder;
+pub use observe::Activations;

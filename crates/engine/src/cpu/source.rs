@@ -95,7 +95,7 @@ impl Source for CpuSource<'_> {
         let matrix = matrix.ok_or_else(|| Error::invalid(format!("{name:?} is asked for twice")))?;
         let bias = tensor.bias.as_deref().map(|bias| self.vector(bias)).transpose()?;
         let steps = if matrix.layout().is_index() { self.steps(name) } else { None };
-        Ok(CpuLinear { matrix, steps, bias })
+        Ok(CpuLinear { name: name.to_owned(), matrix, steps, bias })
     }
 
     fn vector(&mut self, tensor: &Tensor) -> Result<Vec<f32>> {
