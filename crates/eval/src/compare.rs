@@ -2,9 +2,10 @@
 //! [`Comparison`], each figure paired token by token.
 
 use netweight_engine::{Decoder, Interrupt};
+use rayon::prelude::*;
 
 use crate::perplexity::Perplexity;
-use crate::score::{divergence, score};
+use crate::score::{distance, score};
 use crate::stats::{Summary, mean_and_error};
 use crate::windows::{Rows, Windows};
 use crate::{Error, Progress};
@@ -46,24 +47,38 @@ struct Columns {
     n_identical: usize,
 }
 
-impl Columns {
-    fn push(&mut self, base_row: &[f32], other_row: &[f32], token: u32) {
+/// What one position says of both models.
+struct Pair {
+    base_nll: f64,
+    other_nll: f64,
+    divergence: f64,
+    same_top: bool,
+    acceptance: f64,
+    is_identical: bool,
+}
+
+impl Pair {
+    fn of(base_row: &[f32], other_row: &[f32], token: u32) -> Pair {
         let (base, other) = (score(base_row, token), score(other_row, token));
-        self.base_nll.push(base.nll);
-        self.other_nll.push(other.nll);
-        self.change.push((-other.nll).exp() - (-base.nll).exp());
-        self.same_top.push(if base.top == other.top { 1.0 } else { 0.0 });
-        if base_row.iter().zip(other_row).all(|(a, b)| a.to_bits() == b.to_bits()) {
-            self.n_identical += 1;
-            self.divergence.push(0.0);
-            self.acceptance.push(1.0);
-            return;
+        let is_identical = base_row.iter().zip(other_row).all(|(a, b)| a.to_bits() == b.to_bits());
+        let (mut divergence, mut acceptance) = (0.0, 1.0);
+        if !is_identical {
+            (divergence, acceptance) = distance((base_row, base.ln_total), (other_row, other.ln_total));
         }
-        self.divergence.push(divergence((base_row, base.ln_total), (other_row, other.ln_total)));
-        let pairs = base_row.iter().zip(other_row);
-        let probability = |logit: f32, ln_total: f64| (f64::from(logit) - ln_total).exp();
-        self.acceptance
-            .push(pairs.map(|(&p, &q)| probability(p, base.ln_total).min(probability(q, other.ln_total))).sum());
+        let same_top = base.top == other.top;
+        Pair { base_nll: base.nll, other_nll: other.nll, divergence, same_top, acceptance, is_identical }
+    }
+}
+
+impl Columns {
+    fn push(&mut self, pair: &Pair) {
+        self.base_nll.push(pair.base_nll);
+        self.other_nll.push(pair.other_nll);
+        self.change.push((-pair.other_nll).exp() - (-pair.base_nll).exp());
+        self.same_top.push(if pair.same_top { 1.0 } else { 0.0 });
+        self.divergence.push(pair.divergence);
+        self.acceptance.push(pair.acceptance);
+        self.n_identical += usize::from(pair.is_identical);
     }
 
     fn finish(&self, block: usize) -> Comparison {
@@ -103,25 +118,82 @@ pub fn compare<B: Decoder, O: Decoder>(
 ) -> Result<Comparison, Error> {
     windows.check(base, tokens)?;
     windows.check(other, tokens)?;
-    if base.vocab_size() != other.vocab_size() {
-        let (ours, theirs) = (other.vocab_size(), base.vocab_size());
-        return Err(Error::InvalidArgument(format!("vocabularies of {ours} and {theirs} tokens cannot be compared")));
-    }
+    check_vocabularies(base.vocab_size(), other.vocab_size())?;
     let n_rows = Rows::fitting(base).min(Rows::fitting(other));
     let (mut base_rows, mut other_rows) = (Rows::new(base, n_rows), Rows::new(other, n_rows));
     let mut columns = Columns::default();
     for window in windows.ranges(tokens.len()) {
-        let mut at = window.start;
-        while at < window.end {
+        for at in window.clone().step_by(n_rows) {
             let inputs = at..(at + n_rows).min(window.end);
             base_rows.run(base, &tokens[inputs.clone()], at - window.start, interrupt)?;
             other_rows.run(other, &tokens[inputs.clone()], at - window.start, interrupt)?;
-            for idx in inputs.clone() {
-                columns.push(base_rows.row(idx - at), other_rows.row(idx - at), tokens[idx + 1]);
-            }
-            at = inputs.end;
+            let pair = |idx: usize| Pair::of(base_rows.row(idx - at), other_rows.row(idx - at), tokens[idx + 1]);
+            let pairs: Vec<Pair> = inputs.into_par_iter().map(pair).collect();
+            pairs.iter().for_each(|pair| columns.push(pair));
             progress(columns.change.len(), tokens.len() - 1);
         }
     }
     Ok(columns.finish(windows.n_inputs))
+}
+
+/// A base's logits on a text, kept in memory for comparing many models with it.
+pub struct Recorded {
+    tokens: Vec<u32>,
+    windows: Windows,
+    vocab_size: usize,
+    logits: Vec<f32>, // (tokens - 1, vocab_size)
+}
+
+impl Recorded {
+    /// Runs `base` over `tokens`, window by window.
+    ///
+    /// # Errors
+    /// As [`Windows::check`]; the model's; `Interrupted`.
+    pub fn new<B: Decoder>(
+        base: &mut B,
+        tokens: &[u32],
+        windows: Windows,
+        interrupt: &Interrupt,
+    ) -> Result<Recorded, Error> {
+        windows.check(base, tokens)?;
+        let (n_rows, vocab_size) = (Rows::fitting(base), base.vocab_size());
+        let (mut rows, mut logits) = (Rows::new(base, n_rows), Vec::new());
+        for window in windows.ranges(tokens.len()) {
+            for at in window.clone().step_by(n_rows) {
+                let inputs = at..(at + n_rows).min(window.end);
+                rows.run(base, &tokens[inputs.clone()], at - window.start, interrupt)?;
+                inputs.for_each(|idx| logits.extend_from_slice(rows.row(idx - at)));
+            }
+        }
+        Ok(Recorded { tokens: tokens.to_vec(), windows, vocab_size, logits })
+    }
+
+    /// Runs `other` over the same tokens: what [`compare`] finds.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the vocabularies differ in size; as [`compare`].
+    pub fn compare<O: Decoder>(&self, other: &mut O, interrupt: &Interrupt) -> Result<Comparison, Error> {
+        self.windows.check(other, &self.tokens)?;
+        check_vocabularies(self.vocab_size, other.vocab_size())?;
+        let n_rows = Rows::fitting(other);
+        let (mut rows, mut columns) = (Rows::new(other, n_rows), Columns::default());
+        for window in self.windows.ranges(self.tokens.len()) {
+            for at in window.clone().step_by(n_rows) {
+                let inputs = at..(at + n_rows).min(window.end);
+                rows.run(other, &self.tokens[inputs.clone()], at - window.start, interrupt)?;
+                let base_row = |idx: usize| &self.logits[idx * self.vocab_size..(idx + 1) * self.vocab_size];
+                let pair = |idx: usize| Pair::of(base_row(idx), rows.row(idx - at), self.tokens[idx + 1]);
+                let pairs: Vec<Pair> = inputs.into_par_iter().map(pair).collect();
+                pairs.iter().for_each(|pair| columns.push(pair));
+            }
+        }
+        Ok(columns.finish(self.windows.n_inputs))
+    }
+}
+
+fn check_vocabularies(base: usize, other: usize) -> Result<(), Error> {
+    if base == other {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!("vocabularies of {other} and {base} tokens cannot be compared")))
 }

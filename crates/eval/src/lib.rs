@@ -10,7 +10,7 @@ mod score;
 mod stats;
 mod windows;
 
-pub use compare::{Comparison, compare};
+pub use compare::{Comparison, Recorded, compare};
 pub use perplexity::{Perplexity, perplexity};
 pub use score::{Score, argmax, divergence, score};
 pub use stats::{Summary, mean_and_error};

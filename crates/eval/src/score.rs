@@ -35,6 +35,20 @@ pub fn divergence(base: (&[f32], f64), other: (&[f32], f64)) -> f64 {
     sum.max(0.0)
 }
 
+/// [`divergence`], and the sum of min(p, q), in one pass.
+pub fn distance(base: (&[f32], f64), other: (&[f32], f64)) -> (f64, f64) {
+    let (mut divergence, mut acceptance) = (0.0, 0.0);
+    for (&p, &q) in base.0.iter().zip(other.0) {
+        let (ln_p, ln_q) = (f64::from(p) - base.1, f64::from(q) - other.1);
+        let probability = ln_p.exp();
+        acceptance += probability.min(ln_q.exp());
+        if probability > 0.0 {
+            divergence += probability * (ln_p - ln_q);
+        }
+    }
+    (divergence.max(0.0), acceptance)
+}
+
 /// Index of the largest value; the first of equals, 0 of nothing.
 pub fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
