@@ -1,0 +1,188 @@
+//! A model that is being tuned: its matrices, what feeds them, and the ways to quantise all of them. Goes in: a store
+//! and a calibration. Comes out: grids one by one, or a model that runs with them. Next in the flow: profile.rs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView2};
+use netweight_engine::{CpuDecoder, Interrupt, Layout, Store};
+use netweight_eval::{Comparison, Recorded};
+use netweight_model::Spec;
+
+use crate::baseline::Baseline;
+use crate::calibrate::Calibration;
+use crate::error::{Error, Result};
+use crate::hessian::{Feedback, Order};
+use crate::quantize::{Coarseness, Quantized, quantize};
+use crate::weights::{MatrixInfo, matrices, read_matrix};
+
+/// What is added to the second moments' diagonal, as a share of its mean.
+pub const DAMPING: f64 = 0.01;
+/// What a token counts that does not occur, as a share of the mean: other texts have other tokens.
+const RARE: f64 = 1.0;
+/// Power of a row's weight: less than 1, which would be best for the calibration's own text only.
+const FLAT: f64 = 0.3;
+
+/// The matrices of a model and what feeds each.
+pub struct Tuner<'a> {
+    store: &'a Store,
+    matrices: Vec<MatrixInfo>,
+    feedbacks: Vec<Arc<Feedback>>, // (matrices)
+    rows: Vec<Option<Vec<f32>>>,   // (matrices), each (rows)
+}
+
+impl<'a> Tuner<'a> {
+    /// Factors the input of every matrix, and lets go of the moments. Rows of embeddings are looked up one at a time, so
+    /// their columns count alike, unless logits are computed with them. An expert that no token was sent to takes the
+    /// mean input of the other experts of its layer as nobody's: its columns count alike, too. Routers stay as they are.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where moments cannot be factored.
+    pub fn new(store: &'a Store, spec: &Spec, mut calibration: Calibration, order: Order) -> Result<Tuner<'a>> {
+        let is_router =
+            |info: &MatrixInfo| info.name.ends_with(".gate.weight") || info.name.ends_with(".router.weight");
+        let matrices: Vec<MatrixInfo> = matrices(store, spec).into_iter().filter(|info| !is_router(info)).collect();
+        let rows = matrices.iter().map(|info| row_factors(info, spec, &calibration)).collect();
+        let mut known: HashMap<(Option<usize>, usize), Arc<Feedback>> = HashMap::new();
+        let mut feedbacks = Vec::with_capacity(matrices.len());
+        for info in &matrices {
+            let key = (calibration.input_idx(&info.name), info.cols);
+            if !known.contains_key(&key) {
+                let mean = calibration.gram(&info.name).map_or_else(|| Array2::eye(info.cols), |gram| gram.mean());
+                let feedback = Feedback::new(&mean, DAMPING, order)
+                    .map_err(|error| Error::invalid(format!("{}: {error}", info.name)))?;
+                known.insert(key, Arc::new(feedback));
+            }
+            feedbacks.push(Arc::clone(&known[&key]));
+        }
+        Ok(Tuner { store, matrices, feedbacks, rows })
+    }
+
+    /// The matrices, in the order of the forward pass.
+    pub fn matrices(&self) -> &[MatrixInfo] {
+        &self.matrices
+    }
+
+    /// Weights of all matrices.
+    pub fn n_weights(&self) -> usize {
+        self.matrices.iter().map(|info| info.rows * info.cols).sum()
+    }
+
+    /// Quantises the matrix of that index.
+    ///
+    /// # Errors
+    /// As [`read_matrix`].
+    pub fn quantize(&self, idx: usize, how: &Coarseness) -> Result<Quantized> {
+        let weights = read_matrix(self.store, &self.matrices[idx])?;
+        let how = Coarseness { rows: how.rows.clone().or_else(|| self.rows[idx].clone()), ..how.clone() };
+        Ok(quantize(weights.view(), &self.feedbacks[idx], &how))
+    }
+
+    /// Quantises every matrix and hands each over. `steps` are those of [`Coarseness`].
+    ///
+    /// # Errors
+    /// As [`read_matrix`]; `each`'s own; `Interrupted`.
+    pub fn quantize_all(
+        &self,
+        steps: &[f32], // (matrices)
+        like: &Coarseness,
+        interrupt: &Interrupt,
+        each: &mut dyn FnMut(&MatrixInfo, Quantized) -> Result<()>,
+    ) -> Result<()> {
+        for (idx, (info, &step)) in self.matrices.iter().zip(steps).enumerate() {
+            interrupt.check()?;
+            each(info, self.quantize(idx, &Coarseness { step, ..like.clone() })?)?;
+        }
+        Ok(())
+    }
+
+    /// Quantises every matrix, runs the model with them, and puts the model's own back.
+    ///
+    /// # Errors
+    /// As [`Tuner::quantize_all`]; the engine's.
+    pub fn measure(
+        &self,
+        model: &mut CpuDecoder,
+        recorded: &Recorded,
+        steps: &[f32], // (matrices)
+        like: &Coarseness,
+        interrupt: &Interrupt,
+    ) -> Result<Measured> {
+        let mut originals = Vec::new();
+        let (mut bits, mut of_each) = (0.0, Vec::new());
+        let done = self.quantize_all(steps, like, interrupt, &mut |info, found| {
+            bits += found.bits;
+            of_each.push(found.bits_per_weight());
+            originals.push((info.name.clone(), model.matrix(&info.name)?));
+            Ok(model.replace(&info.name, Layout::Bf16, &value_bytes(&found))?)
+        });
+        let comparison = done.and_then(|()| Ok(recorded.compare(model, interrupt)?));
+        for (name, matrix) in originals {
+            model.put(&name, matrix)?;
+        }
+        Ok(Measured { bits_per_weight: bits / self.n_weights() as f64, of_each, comparison: comparison? })
+    }
+
+    /// The same with another's quantiser.
+    ///
+    /// # Errors
+    /// As [`Tuner::measure`].
+    pub fn measure_baseline(
+        &self,
+        model: &mut CpuDecoder,
+        recorded: &Recorded,
+        baseline: &Baseline,
+        interrupt: &Interrupt,
+    ) -> Result<Measured> {
+        let (mut bits, mut of_each, mut originals) = (0.0, Vec::new(), Vec::new());
+        for (info, feedback) in self.matrices.iter().zip(&self.feedbacks) {
+            interrupt.check()?;
+            let found = baseline.run(read_matrix(self.store, info)?.view(), feedback);
+            bits += found.bits;
+            of_each.push(found.bits / found.weights.len() as f64);
+            originals.push((info.name.clone(), model.matrix(&info.name)?));
+            model.replace(&info.name, Layout::F32, &f32_bytes(found.weights.view()))?;
+        }
+        let comparison = recorded.compare(model, interrupt);
+        for (name, matrix) in originals {
+            model.put(&name, matrix)?;
+        }
+        Ok(Measured { bits_per_weight: bits / self.n_weights() as f64, of_each, comparison: comparison? })
+    }
+}
+
+/// Steps of the rows of embeddings and head. A row of the head counts by how much divergence its logit causes, a row of
+/// the embeddings by how often it is looked up, on either side with [`RARE`] on top; steps go with the inverse root of
+/// that to the power of [`FLAT`].
+fn row_factors(info: &MatrixInfo, spec: &Spec, calibration: &Calibration) -> Option<Vec<f32>> {
+    let is_head = info.rows == spec.vocab && (!info.is_embedding || spec.is_tied);
+    let counts: Vec<f64> = match (is_head, info.is_embedding) {
+        (true, _) => calibration.logit_weights.clone(),
+        (_, true) => calibration.token_counts.iter().map(|&count| count as f64).collect(),
+        _ => return None,
+    };
+    let mean = counts.iter().sum::<f64>() / counts.len() as f64;
+    let ln: Vec<f64> = counts.iter().map(|count| -0.5 * FLAT * (count / mean + RARE).ln()).collect();
+    let middle = ln.iter().sum::<f64>() / ln.len() as f64;
+    Some(ln.iter().map(|ln| (ln - middle).exp() as f32).collect())
+}
+
+/// A tuned model beside its original.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Bits of all matrices, for each of their weights. Norms and biases stay as they are and are not counted.
+    pub bits_per_weight: f64,
+    /// The same of each matrix.
+    pub of_each: Vec<f64>, // (matrices)
+    /// How far predictions lie apart.
+    pub comparison: Comparison,
+}
+
+/// Values as little-endian bf16.
+pub(crate) fn value_bytes(found: &Quantized) -> Vec<u8> {
+    found.grid.dequantize().into_iter().flat_map(u16::to_le_bytes).collect()
+}
+
+fn f32_bytes(weights: ArrayView2<'_, f32>) -> Vec<u8> {
+    weights.iter().flat_map(|weight| weight.to_le_bytes()).collect()
+}
