@@ -10,7 +10,7 @@ use netweight_pack::{Layout, Level};
 use netweight_synth::{Kind, Shapes};
 
 use crate::units::grouped;
-use crate::verbs::{bench, completions, compress, demo, estimate, eval, inspect, restore, run, synth, verify};
+use crate::verbs::{audit, bench, completions, compress, demo, estimate, eval, inspect, restore, run, synth, tune, verify};
 
 /// What `--version` says.
 static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (archive format {FORMAT})", env!("CARGO_PKG_VERSION")));
@@ -71,6 +71,10 @@ pub enum Verb {
     Run(run::Args),
     /// Measure perplexity on a text, and the distance to another model
     Eval(eval::Args),
+    /// Make a model several times smaller, within a loss that you set and it measures
+    Tune(tune::Args),
+    /// Show what was measured of a model, and check that its files and its card are untouched
+    Audit(audit::Args),
     /// Compress, verify and restore the bundled model, compare every file, and run it
     Demo(demo::Args),
     /// Measure speed and size beside other compressors, in one run

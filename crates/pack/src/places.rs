@@ -75,3 +75,39 @@ pub(crate) fn check_file_free(destination: &Path, force: bool) -> Result<()> {
         Ok(_) => Err(Error::invalid("is not a regular file and will not be replaced by one").in_file(destination)),
     }
 }
+
+/// Moves an archive's folder, which lies beside `destination`, to that place. With `force` what is there is replaced; it
+/// stays until the new one is in its place.
+///
+/// # Errors
+/// `InvalidArgument` where something is there and `force` is not set, or it is no folder; `Io`.
+pub fn move_archive(from: &Path, destination: &Path, force: bool) -> Result<()> {
+    let old = from.with_extension("old");
+    match std::fs::symlink_metadata(destination) {
+        Err(_) => return std::fs::rename(from, destination).in_file(destination),
+        Ok(about) if force && about.is_dir() => std::fs::rename(destination, &old).in_file(destination)?,
+        Ok(_) => return Err(Error::invalid("is already there; it is replaced only with force").in_file(destination)),
+    }
+    if let Err(error) = std::fs::rename(from, destination) {
+        let _ = std::fs::rename(&old, destination);
+        return Err(Error::io(destination, error));
+    }
+    let _ = std::fs::remove_dir_all(&old); // The destination is in place; a leftover is no failure.
+    Ok(())
+}
+
+/// Checks that an archive of the folder `source` may be written to `destination`, beside companions of those names.
+///
+/// # Errors
+/// As [`crate::compress`] where it may not.
+pub fn check_destination(source: &Path, destination: &Path, companions: &[&str], force: bool) -> Result<()> {
+    let checkpoint = netweight_container::Checkpoint::discover(source)?;
+    if checkpoint.is_archive_folder() {
+        return Err(Error::invalid("is a netweight archive already").in_file(source));
+    }
+    check_apart(source, destination)?;
+    let mut outputs: BTreeSet<String> = checkpoint.files.iter().map(|file| file.relative.clone()).collect();
+    outputs.extend(companions.iter().map(|&name| name.to_owned()));
+    outputs.insert(netweight_container::FOLDER_MANIFEST_NAME.to_owned());
+    check_folder_free(destination, force, &outputs)
+}

@@ -30,6 +30,8 @@ mod profile;
 
 mod allocate;
 
+mod texts;
+
 #[cfg(test)]
 mod testing;
 
@@ -42,5 +44,6 @@ pub use hessian::{Feedback, Order};
 pub use profile::{PROBE_BITS, Sensitivity, profile};
 pub use quantize::{Coarseness, Quantized, quantize};
 pub use rate::{CHUNK_WEIGHTS, Counts, coded_bits};
+pub use texts::{CALIBRATION, HELD_OUT, OUT_OF_DOMAIN};
 pub use tuner::{DAMPING, Measured, Tuner};
 pub use weights::{MatrixInfo, matrices, read_matrix};

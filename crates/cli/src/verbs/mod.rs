@@ -1,5 +1,6 @@
 //! The verbs, one file each; [`run`] picks one.
 
+pub mod audit;
 pub mod bench;
 pub mod completions;
 pub mod compress;
@@ -11,6 +12,7 @@ pub mod inspect;
 pub mod restore;
 pub mod run;
 pub mod synth;
+pub mod tune;
 pub mod verify;
 mod verify_logits;
 
@@ -39,6 +41,8 @@ pub fn run(verb: Verb, ui: &Ui) -> Outcome {
         Verb::Estimate(args) => estimate::run(&args, ui),
         Verb::Run(args) => run::run(&args, ui),
         Verb::Eval(args) => eval::run(&args, ui),
+        Verb::Tune(args) => tune::run(&args, ui),
+        Verb::Audit(args) => audit::run(&args, ui),
         Verb::Demo(args) => demo::run(&args, ui),
         Verb::Bench(args) => bench::run(&args, ui),
         Verb::Synth(args) => synth::run(&args, ui),

@@ -1,0 +1,236 @@
+//! What a tuned model costs, measured from the archive as it was written. Goes in: its path. Comes out: its card.
+
+use std::path::Path;
+
+use ed25519_dalek::SigningKey;
+use netweight_card as card;
+use netweight_card::{CARD_NAME, Card, Kind, Method, Role, Signed, Sizes, Text, digests, free_run, measure};
+use netweight_container::Checkpoint;
+use netweight_engine::{AnyDecoder, DeviceChoice, Interrupt, LoadOptions, Precision};
+use netweight_eval::Windows;
+use netweight_pack::{Progress, Report, WRITER};
+use netweight_tune::Allocation;
+
+use super::search::{Found, Tuning};
+use super::{Args, BudgetArgs};
+use crate::bar::Bar;
+use crate::failure::{Failure, Kind as FailureKind};
+use crate::models;
+use crate::ui::Ui;
+
+/// Prompts, their tokens, and tokens that are said after each.
+const FREE_RUN: [usize; 3] = [16, 64, 64];
+/// What quantised, in words.
+const QUANTIZER: &str = "uniform grid with steps by row and column, errors fed back by the input's second moments \
+                         (GPTQ), rounding by rate and distortion, entropy coded";
+
+/// The original, twice: as it is run, and with activations rounded the other way.
+pub struct Witnesses {
+    original: AnyDecoder,
+    rounded: AnyDecoder,
+    options: LoadOptions,
+    window: usize,
+    interrupt: Interrupt,
+}
+
+impl Witnesses {
+    /// Loads the original.
+    ///
+    /// # Errors
+    /// What keeps it from running.
+    pub fn new(
+        path: &Path,
+        args: &Args,
+        window: usize,
+        interrupt: &Interrupt,
+        ui: &Ui,
+    ) -> Result<Witnesses, Failure> {
+        let options = LoadOptions {
+            device: DeviceChoice::Cpu,
+            n_threads: usize::from(args.threads),
+            max_positions: Some(window.max(FREE_RUN[1] + FREE_RUN[2])),
+            ..LoadOptions::default()
+        };
+        let original = models::load_from(models::open(path)?, &options, interrupt, ui)?.decoder;
+        let other = if original.report().precision == Precision::Bf16 { Precision::F32 } else { Precision::Bf16 };
+        let other = LoadOptions { precision: Some(other), ..options.clone() };
+        let rounded = models::load_from(models::open(path)?, &other, interrupt, ui)?.decoder;
+        Ok(Witnesses { original, rounded, options, window, interrupt: interrupt.clone() })
+    }
+
+    /// Reads the archive back, runs it on all texts, and says what came of it.
+    ///
+    /// # Errors
+    /// What keeps it from running.
+    pub fn card(
+        &mut self,
+        archive: &Path,
+        tuning: &Tuning<'_>,
+        found: &Found,
+        report: &Report,
+        texts: &[Text],
+        ui: &Ui,
+    ) -> Result<Card, Failure> {
+        let mut model = models::load_from(models::open(archive)?, &self.options, &self.interrupt, ui)?.decoder;
+        let mut evidence = Vec::with_capacity(texts.len());
+        for text in texts {
+            let bar = Bar::new(ui, "measure");
+            bar.start(2 * text.tokens.len() as u64);
+            let mut seen = 0;
+            let mut progress = |done: usize, _: usize| {
+                bar.advance(done.saturating_sub(seen) as u64);
+                seen = done;
+            };
+            let windows = Windows { n_inputs: self.window };
+            let (original, rounded) = (&mut self.original, &mut self.rounded);
+            let of_text = measure(original, rounded, &mut model, text, windows, &self.interrupt, &mut progress);
+            evidence.push(of_text.map_err(failed)?);
+        }
+        let prompts = texts.iter().find(|text| text.role == Role::HeldOut).map_or(&[][..], |text| &text.tokens);
+        let free_run = free_run(&mut self.original, &mut model, prompts, FREE_RUN, &self.interrupt).map_err(failed)?;
+        let listed = Checkpoint::list(archive).map_err(|error| Failure::reading(error, crate::failure::Reads::Archive))?;
+        let files = digests(archive, listed.files.iter().map(|file| file.relative.as_str())).map_err(failed)?;
+        let grid_bytes: u64 = files.iter().map(|file| file.bytes).sum::<u64>();
+        Ok(Card {
+            format: card::FORMAT,
+            writer: WRITER.to_owned(),
+            kind: Kind::Tuned,
+            method: Some(method(tuning, found)),
+            sizes: Sizes {
+                original_bytes: report.original_bytes,
+                archive_bytes: grid_bytes,
+                n_weights: tuning.n_weights(),
+                bits_per_weight: bits_per_weight(report, tuning),
+            },
+            files,
+            evidence,
+            free_run,
+        })
+    }
+}
+
+/// Of the grids as they lie in the file, with their steps.
+fn bits_per_weight(report: &Report, tuning: &Tuning<'_>) -> f64 {
+    let grids = report.coders.iter().filter(|(label, _)| label.starts_with("grid"));
+    let stored: u64 = grids.map(|(_, used)| used.stored_bytes).sum();
+    8.0 * stored as f64 / tuning.n_weights() as f64
+}
+
+fn method(tuning: &Tuning<'_>, found: &Found) -> Method {
+    let name = |allocation| match allocation {
+        Allocation::Sensitivity => "sensitivity",
+        Allocation::Uniform => "uniform",
+    };
+    Method {
+        quantizer: QUANTIZER.to_owned(),
+        allocation: name(found.plan.allocation).to_owned(),
+        divergence_of_the_other: found.other.as_ref().map(|plan| plan.measured.comparison.divergence.mean),
+        budget: tuning.asked,
+        seed: tuning.seed,
+        calibration: tuning.calibration.clone(),
+    }
+}
+
+impl BudgetArgs {
+    /// As the card has it.
+    pub fn of_card(&self) -> card::Budget {
+        match *self {
+            BudgetArgs { bits: Some(bits), .. } => card::Budget::Bits(bits),
+            BudgetArgs { max_kl: Some(most), .. } => card::Budget::MaxKl(most),
+            BudgetArgs { max_ppl_rise: Some(most), .. } => card::Budget::MaxPplRise(most),
+            BudgetArgs { size, .. } => card::Budget::Size(size.unwrap_or(0)),
+        }
+    }
+}
+
+/// The private key in a file.
+///
+/// # Errors
+/// `Io`; `Usage` where it is none.
+pub fn read_key(path: &std::path::PathBuf) -> Result<SigningKey, Failure> {
+    card::private_key(&models::read_text(path)?).map_err(|error| failed(error).at(path))
+}
+
+/// Writes the card beside the archive's files.
+///
+/// # Errors
+/// `Io`.
+pub fn write_card(archive: &Path, card: &Card, key: Option<&SigningKey>) -> Result<(), Failure> {
+    let bytes = Signed::new(card, key).and_then(|signed| signed.encode()).map_err(failed)?;
+    let path = archive.join(CARD_NAME);
+    std::fs::write(&path, bytes).map_err(|error| Failure::io(&path, error))
+}
+
+/// An error of the card, in words.
+pub fn failed(error: card::Error) -> Failure {
+    use card::Error;
+    let hint = match &error {
+        Error::Eval(_) => "see `netweight tune --help`",
+        Error::Io { .. } => "check the path",
+        Error::Newer(_) => "update netweight",
+        Error::Key(_) => "see `netweight audit --help`",
+        _ => "ask whoever gave you the model",
+    };
+    match error {
+        Error::Eval(netweight_eval::Error::Engine(error)) => Failure::running(error),
+        Error::Io { ref path, .. } => Failure::new(FailureKind::Io, error.to_string(), hint).at(Path::new(path)),
+        Error::Eval(_) | Error::Key(_) => Failure::new(FailureKind::Usage, error.to_string(), hint),
+        Error::Signature(_) => Failure::new(FailureKind::Damaged, error.to_string(), hint),
+        error => Failure::new(FailureKind::Input, error.to_string(), hint),
+    }
+}
+
+/// What a card says, for people.
+pub fn lines(card: &Card) -> Vec<String> {
+    let mut lines = Vec::new();
+    for evidence in &card.evidence {
+        let (scores, floor) = (&evidence.model, &evidence.noise_floor);
+        let role = if evidence.role == Role::HeldOut { "held-out" } else { "other kind" };
+        let error = |error: Option<f64>, scale: f64, digits: usize| {
+            error.map_or_else(|| "(one window)".to_owned(), |error| format!("+- {:.digits$}", error * scale))
+        };
+        let d = &scores.divergence;
+        lines.push(format!("{role:<12}{}, {} tokens predicted", evidence.text.name, evidence.n_predicted));
+        lines.push(format!(
+            "  perplexity  {:.4} {}, of the original {:.4}: {:+.3} % {}",
+            scores.perplexity,
+            error(scores.perplexity_error, 1.0, 4),
+            scores.original_perplexity,
+            100.0 * scores.ln_ratio.exp_m1(),
+            error(scores.ln_ratio_error, 100.0, 3)
+        ));
+        lines.push(format!(
+            "  divergence  mean {:.6} {}, median {:.6}, 90 % {:.6}, 99 % {:.6}, 99.9 % {:.6}, most {:.4} nats",
+            d.mean,
+            error(d.error, 1.0, 6),
+            d.median,
+            d.p90,
+            d.p99,
+            d.p999,
+            d.max
+        ));
+        lines.push(format!(
+            "  noise       {:.6} nats, of rounding activations to bf16 or not: less than this means nothing",
+            floor.divergence.mean
+        ));
+        lines.push(format!(
+            "  tokens      same likeliest {:.3} % {}, probability of the true one {:+.4} % (rms {:.3} %), acceptance {:.3} %",
+            100.0 * scores.same_top,
+            error(scores.same_top_error, 100.0, 3),
+            100.0 * scores.probability_change.mean,
+            100.0 * scores.probability_change_rms,
+            100.0 * scores.acceptance
+        ));
+    }
+    if let Some(run) = &card.free_run {
+        lines.push(format!(
+            "{:<12}of {} texts of {} tokens, {:.0} % the same to the end; {:.1} tokens before the first that differs",
+            "on its own",
+            run.n_prompts,
+            run.n_tokens,
+            100.0 * run.same_to_the_end,
+            run.mean_same
+        ));
+    }
+    lines
+}
