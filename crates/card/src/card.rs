@@ -4,8 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, FreeRun};
 
-/// The card's file, in the archive's folder.
-pub const CARD_NAME: &str = "netweight-card.json";
 /// The version of what a card holds.
 pub const FORMAT: u32 = 1;
 

@@ -11,11 +11,12 @@ use std::io::Read;
 use std::path::Path;
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use netweight_container::CARD_NAME;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::card::{CARD_NAME, Card, FORMAT, FileDigest};
+use crate::card::{Card, FORMAT, FileDigest};
 use crate::sign::{hex, sign, verify};
 use crate::{Error, Result, public_key};
 
@@ -125,7 +126,8 @@ pub fn digests<'a>(folder: &Path, relative: impl IntoIterator<Item = &'a str>) -
 
 /// Paths that are not as the card lists them, or that only one side has.
 pub fn differing(card: &Card, found: &[FileDigest]) -> Vec<String> {
-    let mut paths: Vec<String> = card.files.iter().filter(|file| !found.contains(file)).map(|f| f.path.clone()).collect();
+    let mut paths: Vec<String> =
+        card.files.iter().filter(|file| !found.contains(file)).map(|f| f.path.clone()).collect();
     paths.extend(found.iter().filter(|file| !card.files.contains(file)).map(|file| file.path.clone()));
     paths.sort();
     paths.dedup();

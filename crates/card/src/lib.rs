@@ -18,10 +18,11 @@ mod measure;
 mod file;
 mod sign;
 
-pub use card::{Budget, CARD_NAME, Calibration, Card, FORMAT, FileDigest, Kind, Method, Sizes, TextRecord};
+pub use card::{Budget, Calibration, Card, FORMAT, FileDigest, Kind, Method, Sizes, TextRecord};
 pub use evidence::{Distribution, Evidence, FreeRun, Role, Scores};
-pub use file::{Signed, digests, differing};
+pub use file::{Signed, differing, digests};
 pub use measure::{Text, free_run, measure};
+pub use netweight_container::CARD_NAME;
 pub use sign::{private_key, public_key};
 
 /// What can go wrong.

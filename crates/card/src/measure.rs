@@ -52,7 +52,8 @@ pub fn measure(
     let found = compare(&mut base, &mut other, &text.tokens, windows, interrupt, &mut |done, _| progress(done, 2 * n))?;
     let (original_logits, model_logits) = (base.finish(), other.finish());
     let (mut base, mut other) = (Hashed::new(original), Hashed::new(rounded));
-    let floor = compare(&mut base, &mut other, &text.tokens, windows, interrupt, &mut |done, _| progress(n + done, 2 * n))?;
+    let floor =
+        compare(&mut base, &mut other, &text.tokens, windows, interrupt, &mut |done, _| progress(n + done, 2 * n))?;
     Ok(Evidence {
         role: text.role,
         text: text.record.clone(),

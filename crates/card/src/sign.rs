@@ -40,8 +40,9 @@ pub(crate) fn sign(key: &SigningKey, bytes: &[u8]) -> String {
 /// `Signature` where it is not that key's signature of these bytes.
 pub(crate) fn verify(key: &VerifyingKey, bytes: &[u8], signature: &str) -> Result<()> {
     let signature: [u8; 64] = from_hex(signature).ok_or_else(|| Error::Signature("a signature has 64 bytes".into()))?;
-    key.verify_strict(bytes, &Signature::from_bytes(&signature))
-        .map_err(|_| Error::Signature("the signature is not this card's: it was changed, or signed by someone else".into()))
+    key.verify_strict(bytes, &Signature::from_bytes(&signature)).map_err(|_| {
+        Error::Signature("the signature is not this card's: it was changed, or signed by someone else".into())
+    })
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -85,10 +86,10 @@ mod tests {
     /// Written by OpenSSL 3.
     #[test]
     fn keys_of_openssl() {
-        let private = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIEzNCJsoj5atnbbDRuwRTg9bijGfNau6JNqM9u1PuKb7\n\
+        let private = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIEzNCJso/5banbbDRuwRTg9bijGfNaumJNqM9u1PuKb7\n\
                        -----END PRIVATE KEY-----\n";
         assert!(private_key(&private.replace("BEGIN", "BEGIM")).is_err());
-        let public = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAPUAXw+hDiVqStwqnTRt+vJyGLM8uxJaMwM1V8Sr0Zgw=\n\
+        let public = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAPUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=\n\
                       -----END PUBLIC KEY-----\n";
         let key = public_key(public).unwrap();
         assert_eq!(hex(key.as_bytes()), "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");

@@ -10,7 +10,9 @@ use netweight_pack::{Layout, Level};
 use netweight_synth::{Kind, Shapes};
 
 use crate::units::grouped;
-use crate::verbs::{audit, bench, completions, compress, demo, estimate, eval, inspect, restore, run, synth, tune, verify};
+use crate::verbs::{
+    audit, bench, completions, compress, demo, estimate, eval, inspect, restore, run, synth, tune, verify,
+};
 
 /// What `--version` says.
 static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (archive format {FORMAT})", env!("CARGO_PKG_VERSION")));

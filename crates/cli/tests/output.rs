@@ -28,7 +28,7 @@ fn every_verb_writes_one_document() {
     check("completions", args!["completions", "bash"], "script");
     let flags = ["bench", "--set", "bf16", "--shapes", "tiny", "--rounds", "1", "--threads", "1", "--no-peers"];
     check("bench", &flags.map(Into::into), "data_sets");
-    assert_eq!(run(&["--version", "--json"]).ok().json()["format"], 1);
+    assert_eq!(run(&["--version", "--json"]).ok().json()["format"], 2);
 }
 
 #[test]

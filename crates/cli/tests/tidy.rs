@@ -175,6 +175,7 @@ fn dependencies_point_one_way() {
     check("engine", &["tensor", "container", "pack", "layout", "kernels-cpu", "kernels-cuda", "model"]);
     check("eval", &["engine", "model"]);
     check("tune", &["tensor", "container", "engine", "model", "eval"]);
+    check("card", &["container", "engine", "eval"]);
     check("python", &["container", "pack", "layout", "kernels-cpu", "kernels-cuda"]);
     assert!(our_dependencies("pack").contains(&"codec".to_owned()), "dependencies are not read right");
     for folder in crates().iter().filter(|folder| name(folder) != "cli") {

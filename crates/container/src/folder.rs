@@ -13,6 +13,10 @@ use crate::{Digest, Error, FileKind, Result};
 /// Name of the folder manifest.
 pub const FOLDER_MANIFEST_NAME: &str = "netweight.json";
 
+/// Name of the file that says what was measured of a model. It speaks of all others, `netweight.json` among them, which
+/// therefore does not list it.
+pub const CARD_NAME: &str = "netweight-card.json";
+
 /// A file that an archive rewrites is refused where its original is longer.
 pub const MAX_REWRITTEN_BYTES: u64 = 100_000_000;
 

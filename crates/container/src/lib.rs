@@ -41,7 +41,8 @@ pub use checkpoint::{Checkpoint, FileKind, SourceFile};
 pub use digest::Digest;
 pub use error::{Context, Error, ErrorKind, Place, Result};
 pub use folder::{
-    FOLDER_MANIFEST_NAME, FolderFile, FolderManifest, MAX_REWRITTEN_BYTES, check_relative_path, join_without_links,
+    CARD_NAME, FOLDER_MANIFEST_NAME, FolderFile, FolderManifest, MAX_REWRITTEN_BYTES, check_relative_path,
+    join_without_links,
 };
 pub use header::{Entry, Header, MAX_HEADER_BYTES};
 pub use input::InputFile;

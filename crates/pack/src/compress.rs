@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use netweight_codec::Level;
 use netweight_container::{
-    AtomicFile, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FORMAT, FileKind, FolderFile, FolderManifest,
-    Header, InputFile, MAX_REWRITTEN_BYTES, Mode, Result, SourceFile, Staging,
+    AtomicFile, CARD_NAME, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FORMAT, FileKind, FolderFile,
+    FolderManifest, Header, InputFile, MAX_REWRITTEN_BYTES, Mode, Result, SourceFile, Staging,
 };
 use netweight_layout::Layout;
 use serde::Serialize;
@@ -97,7 +97,7 @@ fn compress_with(
     check_grids(&grid_names, &shards)?;
     places::check_apart(source, destination)?;
     let mut outputs: BTreeSet<String> = checkpoint.files.iter().map(|file| file.relative.clone()).collect();
-    outputs.insert(FOLDER_MANIFEST_NAME.to_owned());
+    outputs.extend([FOLDER_MANIFEST_NAME.to_owned(), CARD_NAME.to_owned()]);
     if checkpoint.is_folder {
         places::check_folder_free(destination, options.force, &outputs)?;
     } else {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use netweight_container::{Context, Error, Result, foreign_entry};
+use netweight_container::{CARD_NAME, Checkpoint, Context, Error, FOLDER_MANIFEST_NAME, Result, foreign_entry};
 
 /// Refuses a destination that is the source, in it, or around it; makes the destination's parent folder.
 pub(crate) fn check_apart(source: &Path, destination: &Path) -> Result<()> {
@@ -96,18 +96,17 @@ pub fn move_archive(from: &Path, destination: &Path, force: bool) -> Result<()> 
     Ok(())
 }
 
-/// Checks that an archive of the folder `source` may be written to `destination`, beside companions of those names.
+/// Checks that an archive of the folder `source` may be written to `destination`.
 ///
 /// # Errors
 /// As [`crate::compress`] where it may not.
-pub fn check_destination(source: &Path, destination: &Path, companions: &[&str], force: bool) -> Result<()> {
-    let checkpoint = netweight_container::Checkpoint::discover(source)?;
+pub fn check_destination(source: &Path, destination: &Path, force: bool) -> Result<()> {
+    let checkpoint = Checkpoint::discover(source)?;
     if checkpoint.is_archive_folder() {
         return Err(Error::invalid("is a netweight archive already").in_file(source));
     }
     check_apart(source, destination)?;
     let mut outputs: BTreeSet<String> = checkpoint.files.iter().map(|file| file.relative.clone()).collect();
-    outputs.extend(companions.iter().map(|&name| name.to_owned()));
-    outputs.insert(netweight_container::FOLDER_MANIFEST_NAME.to_owned());
+    outputs.extend([FOLDER_MANIFEST_NAME.to_owned(), CARD_NAME.to_owned()]);
     check_folder_free(destination, force, &outputs)
 }

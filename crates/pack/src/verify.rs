@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use netweight_codec::Level;
 use netweight_container::{
-    Checkpoint, Digest, Error, ErrorKind, FOLDER_MANIFEST_NAME, FileKind, FolderFile, InputFile, Result,
+    CARD_NAME, Checkpoint, Digest, Error, ErrorKind, FOLDER_MANIFEST_NAME, FileKind, FolderFile, InputFile, Result,
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -107,7 +107,7 @@ impl Run<'_> {
             self.record(&file.path, found)?;
         }
         let mut known: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-        known.insert(FOLDER_MANIFEST_NAME);
+        known.extend([FOLDER_MANIFEST_NAME, CARD_NAME]);
         for file in Checkpoint::list(root)?.files {
             if !known.contains(file.relative.as_str()) {
                 self.problem(&file.relative, "is not listed in netweight.json");

@@ -2,6 +2,7 @@
 //! and a calibration. Comes out: grids one by one, or a model that runs with them. Next in the flow: profile.rs.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2};
@@ -47,13 +48,16 @@ impl<'a> Tuner<'a> {
         let mut feedbacks = Vec::with_capacity(matrices.len());
         for info in &matrices {
             let key = (calibration.input_idx(&info.name), info.cols);
-            if !known.contains_key(&key) {
-                let mean = calibration.gram(&info.name).map_or_else(|| Array2::eye(info.cols), |gram| gram.mean());
-                let feedback = Feedback::new(&mean, DAMPING, order)
-                    .map_err(|error| Error::invalid(format!("{}: {error}", info.name)))?;
-                known.insert(key, Arc::new(feedback));
-            }
-            feedbacks.push(Arc::clone(&known[&key]));
+            let feedback = match known.entry(key) {
+                Entry::Occupied(known) => Arc::clone(known.get()),
+                Entry::Vacant(new) => {
+                    let mean = calibration.gram(&info.name).map_or_else(|| Array2::eye(info.cols), |gram| gram.mean());
+                    let feedback = Feedback::new(&mean, DAMPING, order)
+                        .map_err(|error| Error::invalid(format!("{}: {error}", info.name)))?;
+                    Arc::clone(new.insert(Arc::new(feedback)))
+                }
+            };
+            feedbacks.push(feedback);
         }
         Ok(Tuner { store, matrices, feedbacks, rows })
     }

@@ -38,13 +38,7 @@ impl Witnesses {
     ///
     /// # Errors
     /// What keeps it from running.
-    pub fn new(
-        path: &Path,
-        args: &Args,
-        window: usize,
-        interrupt: &Interrupt,
-        ui: &Ui,
-    ) -> Result<Witnesses, Failure> {
+    pub fn new(path: &Path, args: &Args, window: usize, interrupt: &Interrupt, ui: &Ui) -> Result<Witnesses, Failure> {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
             n_threads: usize::from(args.threads),
@@ -53,7 +47,7 @@ impl Witnesses {
         };
         let original = models::load_from(models::open(path)?, &options, interrupt, ui)?.decoder;
         let other = if original.report().precision == Precision::Bf16 { Precision::F32 } else { Precision::Bf16 };
-        let other = LoadOptions { precision: Some(other), ..options.clone() };
+        let other = LoadOptions { precision: Some(other), ..options };
         let rounded = models::load_from(models::open(path)?, &other, interrupt, ui)?.decoder;
         Ok(Witnesses { original, rounded, options, window, interrupt: interrupt.clone() })
     }
@@ -88,7 +82,8 @@ impl Witnesses {
         }
         let prompts = texts.iter().find(|text| text.role == Role::HeldOut).map_or(&[][..], |text| &text.tokens);
         let free_run = free_run(&mut self.original, &mut model, prompts, FREE_RUN, &self.interrupt).map_err(failed)?;
-        let listed = Checkpoint::list(archive).map_err(|error| Failure::reading(error, crate::failure::Reads::Archive))?;
+        let listed =
+            Checkpoint::list(archive).map_err(|error| Failure::reading(error, crate::failure::Reads::Archive))?;
         let files = digests(archive, listed.files.iter().map(|file| file.relative.as_str())).map_err(failed)?;
         let grid_bytes: u64 = files.iter().map(|file| file.bytes).sum::<u64>();
         Ok(Card {

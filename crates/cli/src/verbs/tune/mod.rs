@@ -8,7 +8,7 @@ mod texts;
 
 use std::path::{Path, PathBuf};
 
-use netweight_card::{CARD_NAME, Role};
+use netweight_card::Role;
 use netweight_engine::{Interrupt, Store};
 use netweight_pack::{CompressOptions, Grids, Report, check_destination, compress_grids, move_archive};
 use serde_json::json;
@@ -20,8 +20,8 @@ use crate::signals;
 use crate::ui::Ui;
 use crate::units::{bytes, duration, grouped, percent};
 use crate::verbs::Outcome;
-pub use evidence::{failed as card_failed, lines as evidence_lines};
 use evidence::Witnesses;
+pub use evidence::{failed as card_failed, lines as evidence_lines};
 use search::{Found, Tuning};
 use texts::TextArgs;
 
@@ -103,7 +103,7 @@ fn parse_loss(text: &str) -> Result<f64, String> {
 /// What keeps the model from running, or the budget from being met: then nothing is written.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let begin = std::time::Instant::now();
-    check_destination(&args.model, &args.output, &[CARD_NAME], args.force)
+    check_destination(&args.model, &args.output, args.force)
         .map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
     let key = args.sign.as_ref().map(evidence::read_key).transpose()?;
     let store = models::open(&args.model)?;

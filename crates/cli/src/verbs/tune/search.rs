@@ -75,16 +75,15 @@ impl<'a> Tuning<'a> {
         let mut model = model.map_err(|error| Failure::running(error).at(store.path()))?;
         drop(loading);
         let windows = Windows { n_inputs: window };
-        let calibrated = counting(ui, "calibrate", |progress| {
-            calibrate(&mut model, &text.tokens, windows, interrupt, progress)
-        })?;
+        let calibrated =
+            counting(ui, "calibrate", |progress| calibrate(&mut model, &text.tokens, windows, interrupt, progress))?;
         let n_tokens = calibrated.n_tokens as u64;
-        let recorded = Recorded::new(&mut model, &text.search, windows, interrupt).map_err(TuneError::from).map_err(failed)?;
+        let recorded =
+            Recorded::new(&mut model, &text.search, windows, interrupt).map_err(TuneError::from).map_err(failed)?;
         let tuner = Tuner::new(store, spec, calibrated, Order::Given).map_err(failed)?;
         let profile = counting(ui, "profile", |progress| profile(&tuner, &mut model, &recorded, interrupt, progress))?;
         let itself = recorded.compare(&mut model, interrupt).map_err(TuneError::from).map_err(failed)?;
-        let calibration =
-            card::Calibration { text: text.record.clone(), n_tokens, mean_nll: itself.base.mean_nll };
+        let calibration = card::Calibration { text: text.record.clone(), n_tokens, mean_nll: itself.base.mean_nll };
         let (interrupt, seed, asked) = (interrupt.clone(), args.texts.seed, args.budget.of_card());
         Ok(Tuning { model, tuner, recorded, profile, interrupt, calibration, seed, asked })
     }
@@ -134,7 +133,8 @@ impl<'a> Tuning<'a> {
             BudgetArgs { size, .. } => {
                 let bits = size.unwrap_or(0).saturating_sub(beside) as f64 * 8.0 / self.n_weights() as f64;
                 if bits < 1.0 {
-                    let what = format!("{bits:.2} bits would be left for each weight, beside {beside} bytes of other tensors");
+                    let what =
+                        format!("{bits:.2} bits would be left for each weight, beside {beside} bytes of other tensors");
                     return Err(Failure::new(Kind::Usage, what, "1 bit is the least that is tried: allow more bytes"));
                 }
                 Budget::Bits(bits.min(8.0))
@@ -198,9 +198,7 @@ pub fn failed(error: TuneError) -> Failure {
         TuneError::NotFinite { .. } => {
             Failure::new(Kind::Input, error.to_string(), "`netweight inspect` shows tensors that are not finite")
         }
-        TuneError::Budget { .. } => {
-            Failure::new(Kind::Usage, error.to_string(), "allow more; nothing was written")
-        }
+        TuneError::Budget { .. } => Failure::new(Kind::Usage, error.to_string(), "allow more; nothing was written"),
         error => Failure::new(Kind::Usage, error.to_string(), "see `netweight tune --help`"),
     }
 }
@@ -241,7 +239,8 @@ impl Grids for PlannedGrids<'_> {
         if let Some((_, grid)) = kept.iter().find(|(kept, _)| kept == name) {
             return Ok(Arc::clone(grid));
         }
-        let (idx, step) = self.by_name.get(name).copied().ok_or_else(|| FileError::invalid("no matrix of that name"))?;
+        let (idx, step) =
+            self.by_name.get(name).copied().ok_or_else(|| FileError::invalid("no matrix of that name"))?;
         let quantized = self.tuner.quantize(idx, &Coarseness::of_step(step)).map_err(|error| match error {
             TuneError::File(error) => error,
             error => FileError::invalid(error.to_string()).in_tensor(name),

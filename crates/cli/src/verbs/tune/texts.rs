@@ -72,7 +72,8 @@ impl TextArgs {
         let n_search = SEARCH_TOKENS.div_ceil(window);
         if n_windows < n_search + 1 {
             let what = format!("the calibration text has {} tokens", tokens.len());
-            let hint = format!("at least {} are needed: give a longer one, or a smaller --window", (n_search + 1) * window);
+            let hint =
+                format!("at least {} are needed: give a longer one, or a smaller --window", (n_search + 1) * window);
             return Err(Failure::new(Kind::Usage, what, hint));
         }
         let n_taken = n_windows.min(n_search + self.sequences as usize);
