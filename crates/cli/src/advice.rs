@@ -9,13 +9,21 @@ const ELSEWHERE: &str = "choose another destination with -o";
 const NAMES: &str = "`netweight inspect --all` lists names and shapes";
 
 /// Part of the text of an `InvalidArgument`, what it means, and what to do next. The first match counts.
-const ARGUMENTS: [(&str, Kind, &str); 21] = [
+const ARGUMENTS: [(&str, Kind, &str); 25] = [
     ("already there", Kind::Exists, "pass --force to replace it, or choose another destination with -o"),
     ("would be lost", Kind::Exists, "move that file away, or choose another destination with -o"),
     ("will not be replaced", Kind::Exists, ELSEWHERE),
     ("stands where", Kind::Exists, "move it away, or choose another destination with -o"),
     ("another run is writing", Kind::Exists, "wait for that run to end, or choose another destination with -o"),
     ("stand in the way", Kind::Exists, "remove the files named .*.netweight-tmp-* there"),
+    ("not a GGUF file", Kind::Input, "name a .gguf file, or a folder of compressed-tensors"),
+    (
+        "nothing is to be imported",
+        Kind::Input,
+        "`netweight run` takes it as it is; `netweight restore` gives its original back",
+    ),
+    ("choose another type", Kind::Usage, "bf16 and f32 hold such values: --dtype of import, --weights of export"),
+    ("not a folder with config.json", Kind::Input, "name the folder of a checkpoint, or of an archive"),
     ("git-lfs pointer", Kind::Input, "run `git lfs pull` where it was cloned, then try again"),
     (
         "archive already",

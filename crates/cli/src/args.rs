@@ -6,12 +6,14 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValue;
 use clap::{Parser, Subcommand, ValueEnum};
 use netweight_container::FORMAT;
+use netweight_interchange::{FloatType, WeightType};
 use netweight_pack::{Layout, Level};
 use netweight_synth::{Kind, Shapes};
 
 use crate::units::grouped;
 use crate::verbs::{
-    audit, bench, completions, compress, demo, estimate, eval, inspect, restore, run, synth, tune, verify,
+    audit, bench, completions, compress, demo, estimate, eval, export, import, inspect, restore, run, synth, tune,
+    verify,
 };
 
 /// What `--version` says.
@@ -69,6 +71,10 @@ pub enum Verb {
     Inspect(inspect::Args),
     /// Predict size and time from a sample, and say whether it is worth it
     Estimate(estimate::Args),
+    /// Read a model of another engine: GGUF, compressed-tensors
+    Import(import::Args),
+    /// Write a model for another engine: GGUF, compressed-tensors
+    Export(export::Args),
     /// Answer a prompt, or chat, with a checkpoint or an archive
     Run(run::Args),
     /// Measure perplexity on a text, and the distance to another model
@@ -118,6 +124,53 @@ impl ValueEnum for ResidentArg {
         let help = match self.0 {
             Layout::Exact11 => "some 11.2 bits a weight",
             _ => "some 12 bits a weight, less work to multiply with",
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
+    }
+}
+
+/// `import --dtype`
+#[derive(Clone, Copy, Debug)]
+pub struct FloatArg(pub FloatType);
+
+impl ValueEnum for FloatArg {
+    fn value_variants<'a>() -> &'a [FloatArg] {
+        const ALL: [FloatArg; 3] =
+            [FloatArg(FloatType::ALL[0]), FloatArg(FloatType::ALL[1]), FloatArg(FloatType::ALL[2])];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.name()))
+    }
+}
+
+/// `export --weights`
+#[derive(Clone, Copy, Debug)]
+pub struct WeightArg(pub WeightType);
+
+impl ValueEnum for WeightArg {
+    fn value_variants<'a>() -> &'a [WeightArg] {
+        const ALL: [WeightArg; 6] = {
+            let all = WeightType::ALL;
+            [
+                WeightArg(all[0]),
+                WeightArg(all[1]),
+                WeightArg(all[2]),
+                WeightArg(all[3]),
+                WeightArg(all[4]),
+                WeightArg(all[5]),
+            ]
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            WeightType::Float(_) => "a GGUF file",
+            WeightType::Q8_0 => "a GGUF file, 8.5 bits a weight",
+            WeightType::Int8 => "a folder of compressed-tensors, a scale for each row",
+            WeightType::Int4 => "a folder of compressed-tensors, a scale for every 128 weights",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
     }

@@ -60,6 +60,8 @@ pub enum Reads {
     Archive,
     /// `compress`, `estimate`, `inspect`, `bench`: damaged input is unusable input.
     Checkpoint,
+    /// `import`, `export`: what other engines read, or what can be written for them.
+    Foreign,
 }
 
 /// Why a verb failed.
@@ -105,6 +107,11 @@ impl Failure {
                 (damage_kind(reads), message, damage_hint(reads).into())
             }
             Error::Corrupt { what, .. } => (damage_kind(reads), format!("corrupt: {what}"), damage_hint(reads).into()),
+            Error::Unsupported { what, .. } if reads == Reads::Foreign => (
+                Kind::Input,
+                format!("not known here: {what}"),
+                "`netweight help import` and `netweight help export` list what is known".into(),
+            ),
             Error::Unsupported { what, .. } => {
                 let hint = format!("update netweight: this version reads archive format {FORMAT}");
                 (Kind::Input, format!("unsupported: {what}"), hint.into())
@@ -223,7 +230,7 @@ fn is_disk_full(source: &io::Error) -> bool {
 fn damage_kind(reads: Reads) -> Kind {
     match reads {
         Reads::Archive => Kind::Damaged,
-        Reads::Checkpoint => Kind::Input,
+        Reads::Checkpoint | Reads::Foreign => Kind::Input,
     }
 }
 
@@ -232,6 +239,7 @@ fn damage_hint(reads: Reads) -> &'static str {
         Reads::Archive => {
             "fetch the archive again, or use another copy; `netweight verify` lists all that is wrong with it"
         }
+        Reads::Foreign => "fetch it again, or have it written again: it is damaged or incomplete",
         Reads::Checkpoint => "is it a safetensors file? If so, fetch it again: it is damaged or incomplete",
     }
 }
@@ -250,6 +258,8 @@ mod tests {
         check(Error::truncated(2, 1), Reads::Checkpoint, 3);
         check(Error::corrupt("x"), Reads::Archive, 1);
         check(Error::corrupt("x"), Reads::Checkpoint, 3);
+        check(Error::corrupt("x"), Reads::Foreign, 3);
+        check(Error::unsupported("x"), Reads::Foreign, 3);
         check(Error::unsupported("x"), Reads::Archive, 3);
         check(Error::io(Path::new("x"), io::ErrorKind::NotFound.into()), Reads::Archive, 4);
         check(Error::invalid("is already there"), Reads::Archive, 5);

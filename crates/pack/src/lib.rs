@@ -59,7 +59,7 @@ pub use inspect::{InspectOptions, InspectedKind, Inspection, TensorReport, Total
 pub use netweight_codec::Level;
 pub use netweight_container::{Digest, Error, ErrorKind, FileKind, Mode, Place, Result};
 pub use netweight_layout::Layout;
-pub use places::{check_destination, move_archive};
+pub use places::{check_apart, check_destination, check_file_free, check_folder_free, move_archive};
 pub use progress::{Progress, Silent};
 pub use report::{CoderUse, FileReport, Report};
 pub use resident::ResidentTensor;

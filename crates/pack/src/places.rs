@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use netweight_container::{CARD_NAME, Checkpoint, Context, Error, FOLDER_MANIFEST_NAME, Result, foreign_entry};
 
 /// Refuses a destination that is the source, in it, or around it; makes the destination's parent folder.
-pub(crate) fn check_apart(source: &Path, destination: &Path) -> Result<()> {
+///
+/// # Errors
+/// `InvalidArgument` where it is refused; `Io`.
+pub fn check_apart(source: &Path, destination: &Path) -> Result<()> {
     let source = source.canonicalize().in_file(source)?;
     let name =
         destination.file_name().ok_or_else(|| Error::invalid("is not a name to write to").in_file(destination))?;
@@ -49,7 +52,10 @@ fn nearest_existing(folder: &Path) -> Result<PathBuf> {
 
 /// Refuses a destination folder that is there already, unless `force` is set and every file in it is one of
 /// `outputs`, which will be written again.
-pub(crate) fn check_folder_free(destination: &Path, force: bool, outputs: &BTreeSet<String>) -> Result<()> {
+///
+/// # Errors
+/// `InvalidArgument` where it is refused; `Io`.
+pub fn check_folder_free(destination: &Path, force: bool, outputs: &BTreeSet<String>) -> Result<()> {
     let Ok(about) = std::fs::symlink_metadata(destination) else { return Ok(()) };
     if !force {
         return Err(Error::invalid("is already there; it is replaced only with force").in_file(destination));
@@ -67,7 +73,10 @@ pub(crate) fn check_folder_free(destination: &Path, force: bool, outputs: &BTree
 }
 
 /// Refuses a destination file that is there already, unless `force` is set and it is a regular file.
-pub(crate) fn check_file_free(destination: &Path, force: bool) -> Result<()> {
+///
+/// # Errors
+/// `InvalidArgument` where it is refused.
+pub fn check_file_free(destination: &Path, force: bool) -> Result<()> {
     match std::fs::symlink_metadata(destination) {
         Err(_) => Ok(()),
         Ok(_) if !force => Err(Error::invalid("is already there; it is replaced only with force").in_file(destination)),

@@ -7,7 +7,9 @@ pub mod compress;
 pub mod demo;
 pub mod estimate;
 pub mod eval;
+pub mod export;
 mod grouping;
+pub mod import;
 pub mod inspect;
 pub mod restore;
 pub mod run;
@@ -39,6 +41,8 @@ pub fn run(verb: Verb, ui: &Ui) -> Outcome {
         Verb::Verify(args) => verify::run(&args, ui),
         Verb::Inspect(args) => inspect::run(&args, ui),
         Verb::Estimate(args) => estimate::run(&args, ui),
+        Verb::Import(args) => import::run(&args, ui),
+        Verb::Export(args) => export::run(&args, ui),
         Verb::Run(args) => run::run(&args, ui),
         Verb::Eval(args) => eval::run(&args, ui),
         Verb::Tune(args) => tune::run(&args, ui),
