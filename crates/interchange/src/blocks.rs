@@ -85,3 +85,43 @@ pub(crate) fn q6_k(src: &[u8], dst: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of any blocks, the same in every language; scales, at `scales` in each block, are finite.
+    fn blocks(block_bytes: usize, scales: &[usize]) -> Vec<u8> {
+        let mut state = 1u64;
+        let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .take(16 * block_bytes)
+        .collect();
+        for block in bytes.chunks_exact_mut(block_bytes) {
+            scales.iter().for_each(|at| block[at + 1] %= 0x7c);
+        }
+        bytes
+    }
+
+    fn fnv(values: &[f32]) -> u64 {
+        let bytes = values.iter().flat_map(|value| (value + 0.0).to_le_bytes()); // -0 as 0
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    }
+
+    /// Hashes of the values that the Python package gguf 0.19.0 (`gguf.dequantize`) gives for the same bytes.
+    #[test]
+    fn values_are_those_of_gguf() {
+        let check = |decode: fn(&[u8], &mut [f32]), n: usize, block_bytes: usize, scales: &[usize], expected: u64| {
+            let mut values = vec![0.0; 16 * n];
+            decode(&blocks(block_bytes, scales), &mut values);
+            assert_eq!(fnv(&values), expected, "{n} values of {block_bytes} bytes: {:?}", &values[..3]);
+        };
+        check(q8_0, 32, 34, &[0], 0xe451_d32c_f122_35e0);
+        check(q4_0, 32, 18, &[0], 0xc1fa_d680_8896_c943);
+        check(q4_k, 256, 144, &[0, 2], 0xbb58_2516_c416_6e15);
+        check(q5_k, 256, 176, &[0, 2], 0x5723_9ed9_698a_e090);
+        check(q6_k, 256, 210, &[208], 0x7610_8250_de28_1405);
+    }
+}

@@ -56,9 +56,11 @@ mod tests {
 
     #[test]
     fn scores_become_merges_and_back() {
-        let tokens = [("a", 0.0), ("b", 0.0), ("c", 0.0), ("ab", -1.0), ("bc", -2.0), ("abc", -3.0), ("abcd", -9.0)];
+        // As in the files of Llama 2, single characters are the last.
+        let chars = [("a", -20.0), ("b", -21.0), ("c", -22.0)];
+        let tokens = [[("ab", -1.0), ("bc", -2.0), ("abc", -3.0)], chars].concat();
         let merges = merges_of_scores(&tokens);
-        assert_eq!(merges, [("a", "b"), ("b", "c"), ("a", "bc"), ("ab", "c")]);
+        assert_eq!(merges, [("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")]);
         let names: Vec<&str> = tokens.iter().map(|token| token.0).collect();
         let scores = scores_of_merges(&names, &merges).unwrap();
         let again: Vec<(&str, f32)> = names.iter().copied().zip(scores).collect();
