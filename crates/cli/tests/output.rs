@@ -71,7 +71,8 @@ fn full_standard_output_is_an_error() {
 fn help_has_examples_and_exit_codes() {
     let help = run(&["--help"]).ok().stdout;
     assert!(help.contains("Exit codes:") && help.contains("netweight demo"), "{help}");
-    for verb in ["compress", "restore", "verify", "inspect", "estimate", "demo", "bench", "synth", "completions"] {
+    let verbs = ["compress", "restore", "verify", "inspect", "estimate", "demo", "bench", "synth", "completions"];
+    for verb in verbs.into_iter().chain(["import", "export"]) {
         assert!(help.contains(verb), "{verb}");
         let help = run(&[verb, "--help"]).ok().stdout;
         assert!(help.contains("Examples:") && help.contains(&format!("netweight {verb}")), "{help}");

@@ -13,9 +13,9 @@ use crate::verbs::{Outcome, import};
 
 const EXAMPLES: &str = "\
 Examples:
-  netweight export Qwen3-8B.nw -o Qwen3-8B.gguf                    The same weights, bit for bit, as one GGUF file
-  netweight export Qwen3-8B -o Qwen3-8B-Q8_0.gguf --weights q8_0   Half as large; llama.cpp's own rounding
-  netweight export Qwen3-8B -o Qwen3-8B-W4A16 --weights int4       A folder that vLLM reads
+  netweight export Qwen3-8B.nw -o Qwen3-8B.gguf                The same weights, bit for bit
+  netweight export Qwen3-8B -o Qwen3-8B.gguf --weights q8_0    Half as large, rounded as llama.cpp does
+  netweight export Qwen3-8B -o Qwen3-8B-W4A16 --weights int4   A folder of compressed-tensors
 
 Models are those of Llama, Mistral, Mixtral, Qwen2 and Qwen3. In GGUF, norms, biases and routers are F32 whatever
 --weights says. int8 and int4 round weights of linear layers to the nearest integer, without looking at any text.

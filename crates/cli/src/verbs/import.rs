@@ -14,16 +14,16 @@ use crate::verbs::Outcome;
 
 const EXAMPLES: &str = "\
 Examples:
-  netweight import Qwen3-8B-Q8_0.gguf -o Qwen3-8B        A folder that transformers, vLLM and netweight read
-  netweight import model.gguf -o model --dtype f32       Every value as it is
-  netweight import Llama-3.1-8B-W4A16 -o Llama-3.1-8B    A folder of compressed-tensors
+  netweight import Qwen3-8B-Q8_0.gguf -o Qwen3-8B       A folder for transformers, vLLM, netweight
+  netweight import model.gguf -o model --dtype f32      Every value as it is
+  netweight import Llama-3.1-8B-W4A16 -o Llama-3.1-8B   A folder of compressed-tensors
 
-What is known:
-  GGUF, version 2 and 3, of the architectures llama (with Mistral and Mixtral), qwen2 and qwen3, with tensors of
-  F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K and Q4_0, and vocabularies of byte-level BPE (gpt-2, llama-bpe, qwen2,
-  default) and SentencePiece
-  compressed-tensors (llm-compressor, vLLM): integers of 4 or 8 bits by group, channel or tensor, packed or not
-Anything else is refused, and so is a file that says something about its model which is not understood.
+What is known, and all else is refused:
+  GGUF 2 and 3     llama (with Mistral and Mixtral), qwen2, qwen3
+    tensors        F32 F16 BF16 Q8_0 Q6_K Q5_K Q4_K Q4_0
+    vocabularies   byte-level BPE (gpt-2, llama-bpe, qwen2, default), SentencePiece
+  compressed-tensors, of llm-compressor and vLLM
+    integers       of 4 or 8 bits, packed or not, by group, channel or tensor
 
 The destination appears at the very end, whole, and never over something else without --force. After an
 error or an interruption the finished shards are kept: the same command goes on from there.";
