@@ -250,8 +250,8 @@ impl Model {
                 return Err(Error::corrupt(format!("the {what} cannot be {n}")));
             }
         }
-        if self.n_layers > 10_000 || self.n_experts > 10_000 {
-            return Err(Error::corrupt("more than 10,000 layers or experts"));
+        if self.n_layers.saturating_mul(self.n_experts.max(1)) > 100_000 {
+            return Err(Error::corrupt("more than 100,000 layers, or experts of layers"));
         }
         if self.family.pairs_rows && !self.head_dim.is_multiple_of(2) {
             return Err(Error::corrupt("heads have an odd number of rows"));

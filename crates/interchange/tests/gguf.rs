@@ -163,6 +163,34 @@ fn what_is_not_known_is_named() {
     check(b"PK\x03\x04", ErrorKind::InvalidArgument, "not a GGUF file");
 }
 
+/// Headers with any byte changed are imported or refused, and nothing worse.
+#[test]
+fn damaged_headers_never_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, other, back) = (folder.path().join("a.gguf"), folder.path().join("b.gguf"), folder.path().join("back"));
+    let scaling = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    });
+    let config =
+        json!({"num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": null, "rope_scaling": scaling});
+    made("MixtralForCausalLM", config).write(&folder.path().join("a"), &sentencepiece());
+    to_gguf(&folder.path().join("a"), &file, Some(WeightType::Q8_0)).unwrap();
+    let whole = std::fs::read(&file).unwrap();
+    let header_bytes = 12_000; // Most of metadata and tensors' places.
+    let (mut n_imported, mut n_refused) = (0, 0);
+    for (round, at) in (0..header_bytes).step_by(17).enumerate() {
+        let mut damaged = whole.clone();
+        damaged[at] = [damaged[at] ^ 1 << (round % 8), 0, 0xff][round % 3];
+        std::fs::write(&other, damaged).unwrap();
+        match import(&other, &back, &ImportOptions { dtype: None, force: true }, &Silent) {
+            Ok(_) => n_imported += 1,
+            Err(_) => n_refused += 1,
+        }
+    }
+    assert!(n_imported > 10 && n_refused > 100, "{n_imported} {n_refused}");
+}
+
 #[test]
 fn what_cannot_be_exported_is_named() {
     let check = |change: &dyn Fn(&mut Made, &mut Value), expected: &str| {

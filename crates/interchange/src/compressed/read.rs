@@ -184,8 +184,8 @@ impl Layer {
             return Err(Error::unsupported("a weight that is no matrix"));
         };
         let n_words = |bits: u64| columns.checked_mul(bits).map(|n_bits| n_bits.div_ceil(32));
-        let fits = |bits: &&u64| packed.shape == [rows, n_words(**bits).unwrap_or(0)];
-        let found = bits.iter().find(fits).filter(|_| packed.dtype_name == "I32" && columns > 0);
+        let fits = |bits: &&u64| n_words(**bits).is_some_and(|n_words| packed.shape == [rows, n_words]);
+        let found = bits.iter().find(fits).filter(|_| packed.dtype_name == "I32" && rows > 0 && columns > 0);
         let bits = found.ok_or_else(|| {
             let (dtype, shape) = (&packed.dtype_name, &packed.shape);
             Error::corrupt(format!("{dtype} {shape:?} does not hold {rows} x {columns} integers of {bits:?} bits"))
@@ -195,7 +195,9 @@ impl Layer {
 
     fn bytes(name: &str, shape: &[u64]) -> Result<Layer> {
         match shape {
-            &[rows, columns] if columns > 0 => Ok(Layer { name: name.to_owned(), rows, columns, packed_bits: None }),
+            &[rows, columns] if rows > 0 && columns > 0 => {
+                Ok(Layer { name: name.to_owned(), rows, columns, packed_bits: None })
+            }
             _ => Err(Error::unsupported("a quantised weight that is no matrix")),
         }
     }

@@ -102,8 +102,10 @@ fn shape(layer: &Layer, sink: &mut Sink) -> Result<()> {
     sink(&[layer.rows.to_le_bytes(), layer.columns.to_le_bytes()].concat())
 }
 
-/// Every tensor of the destination, and names of linear layers that stay as they are.
-fn plan(source: &Source, model: &Model, bits: u64) -> Result<(Vec<(OutTensor, Part)>, Vec<String>)> {
+/// Every tensor of the destination with what it is made of, and names of linear layers that stay as they are.
+type Plan = (Vec<(OutTensor, Part)>, Vec<String>);
+
+fn plan(source: &Source, model: &Model, bits: u64) -> Result<Plan> {
     let scale = own_type(source, model)?;
     let (mut parts, mut ignored) = (Vec::new(), vec!["lm_head".to_owned()]);
     for pair in model.pairs() {

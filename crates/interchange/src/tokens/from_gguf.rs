@@ -10,6 +10,9 @@ use super::{CUTTINGS, Cutting, DEFAULT_CUTTING, SPACE, byte_token, kind, known_c
 use crate::config::SpecialIds;
 use crate::gguf::Metadata;
 
+/// Longer ones nobody has; all ways to cut a token in two are looked at.
+const MAX_TOKEN_BYTES: usize = 4096;
+
 /// What a checkpoint says about tokens.
 #[derive(Debug)]
 pub(crate) struct TokenFiles {
@@ -80,6 +83,9 @@ impl<'a> Vocabulary<'a> {
         kinds.truncate(n_tokens);
         let mut ids = HashMap::new();
         for (idx, token) in tokens.iter().enumerate() {
+            if token.len() > MAX_TOKEN_BYTES {
+                return Err(Error::corrupt(format!("the token {idx} has more than {MAX_TOKEN_BYTES} bytes")));
+            }
             let id = u32::try_from(idx).map_err(|_| Error::corrupt("more than 2^32 tokens"))?;
             if ids.insert(*token, id).is_some() {
                 return Err(Error::corrupt(format!("the token {token:?} stands in the vocabulary twice")));
