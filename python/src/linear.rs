@@ -65,7 +65,7 @@ fn multiply(packed: Bytes, (x, n_tokens): (usize, usize), out: usize, threads: u
             x.as_chunks().0.iter().map(|&x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16)).collect();
         let n_tokens = wide.len() / cols;
         room.input.set(isa, &pool, &wide, cols, [n_tokens, cols], Precision::Bf16);
-        let job = Job { matrix: &matrix, bias: None, out_col: 0 };
+        let job = Job { matrix: &matrix, row_steps: None, bias: None, out_col: 0 };
         linear(isa, &pool, &room.scratch, &room.input, &[job], y, rows);
     }
     Ok(())
