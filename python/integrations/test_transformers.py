@@ -131,7 +131,7 @@ def changed_config(archive_folder, to, **changes):
 
 
 def test_newer_format(llama, tmp_path):
-    newer = changed_config(llama[1], tmp_path / "nw", quantization_config={"quant_method": "netweight", "format": 2})
+    newer = changed_config(llama[1], tmp_path / "nw", quantization_config={"quant_method": "netweight", "format": 3})
     with pytest.raises(ValueError, match="pip install --upgrade netweight"):
         LlamaForCausalLM.from_pretrained(newer)
 

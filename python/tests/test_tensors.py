@@ -202,3 +202,11 @@ def test_after_fork(archive):
         found = netweight.load_file(archive, threads=2, as_uint=True)
         os._exit(0 if (found["matrix"] == expected["matrix"]).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_tuned_tensors():
+    """Of format 2: what comes out are the values that its indices and steps stand for."""
+    golden = BOOKWORM.parents[1] / "tests" / "golden" / "v2" / "grid"
+    tuned, expected = (netweight.load_file(golden / name, as_uint=True) for name in ("archive", "original"))
+    assert tuned.keys() == expected.keys() and len(tuned) > 1
+    assert all((tuned[name] == expected[name]).all() for name in expected)
