@@ -141,7 +141,8 @@ pub(crate) fn folder_manifest_seeds() -> Vec<Vec<u8>> {
         file("c", FileKind::Index),
         file("d.safetensors", FileKind::Shard),
     ];
-    let whole = FolderManifest { writer: "w".to_owned(), has_grids: false, files }.encode().expect("a good folder manifest");
+    let whole =
+        FolderManifest { writer: "w".to_owned(), has_grids: false, files }.encode().expect("a good folder manifest");
     let body = forge::before_digest(&whole).to_vec();
     vec![whole, body]
 }
