@@ -66,7 +66,7 @@ def test_server(model):
         assert choice["logprobs"]["token_logprobs"] == logprobs
 
 
-@pytest.mark.parametrize("number, advice", [(2, "pip install --upgrade netweight"), (0, "netweight compress")])
+@pytest.mark.parametrize("number, advice", [(3, "pip install --upgrade netweight"), (0, "netweight compress")])
 def test_other_formats(number, advice):
     from netweight.vllm.config import NetweightVllmConfig
 
