@@ -71,14 +71,24 @@ pub(crate) fn encode_cells<const N: u8>(
             *lows = weights.map(|weight| weight as u8);
             let highs = weights.map(|weight| (weight >> 8) as u8);
             *codes = palette.look_up::<N>(&highs);
-            let mut is_escape = mask_of(codes, N);
-            while is_escape != 0 {
-                escapes[n_escapes] = highs[is_escape.trailing_zeros() as usize];
-                n_escapes += 1;
-                is_escape &= is_escape - 1;
-            }
+            n_escapes += list_escapes::<N>(codes, &highs, &mut escapes[n_escapes..]);
         }
         pack(&codes, packed);
+    }
+    n_escapes
+}
+
+/// Writes the values whose code is `N`, in their order; gives how many.
+pub(crate) fn list_escapes<const N: u8>(
+    codes: &[u8; BLOCK_WEIGHTS],
+    values: &[u8; BLOCK_WEIGHTS],
+    escapes: &mut [u8],
+) -> usize {
+    let (mut n_escapes, mut is_escape) = (0, mask_of(codes, N));
+    while is_escape != 0 {
+        escapes[n_escapes] = values[is_escape.trailing_zeros() as usize];
+        n_escapes += 1;
+        is_escape &= is_escape - 1;
     }
     n_escapes
 }

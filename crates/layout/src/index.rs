@@ -4,7 +4,7 @@
 //! flow: escapes.rs.
 
 use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, CELL_COLS, PaddedCell, TileRows, block_position};
-use crate::exact::{CellCodes, Palette, mask_of};
+use crate::exact::{CellCodes, Palette, list_escapes, mask_of};
 
 /// Indices of a cell, in the order of blocks.
 type Blocks = [[u8; BLOCK_WEIGHTS]; CELL_BLOCKS];
@@ -36,12 +36,7 @@ pub(crate) fn encode_codes<const N: u8>(
         let blocks = load(rows, cell_idx);
         let codes = blocks.map(|indices| palette.look_up::<N>(&indices));
         for (indices, codes) in blocks.iter().zip(&codes) {
-            let mut is_escape = mask_of(codes, N);
-            while is_escape != 0 {
-                escapes[n_escapes] = indices[is_escape.trailing_zeros() as usize];
-                n_escapes += 1;
-                is_escape &= is_escape - 1;
-            }
+            n_escapes += list_escapes::<N>(codes, indices, &mut escapes[n_escapes..]);
         }
         pack(&codes, cell);
     }

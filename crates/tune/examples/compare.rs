@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use netweight_engine::{CpuDecoder, Interrupt, Layout, LoadOptions, Precision, Store, Tokenizer};
 use netweight_eval::{Recorded, Windows};
-use netweight_tune::{Allocation, BASELINES, Budget, Measured, Order, Tuner, calibrate, profile, search};
+use netweight_tune::{Allocation, BASELINES, Budget, Measured, Order, Sensitivity, Tuner, calibrate, profile, search};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -52,6 +52,28 @@ fn bits_at(curve: &[(f64, f64)], divergence: f64) -> Option<f64> {
     let pair = curve.windows(2).find(|pair| pair[0].1 >= divergence && pair[1].1 <= divergence)?;
     let ((bits, high), (more_bits, low)) = (pair[0], pair[1]);
     Some(bits + (more_bits - bits) * (high / divergence).ln() / (high / low).ln())
+}
+
+/// Prints grids of many sizes; gives bits and divergence of those that are dealt out by sensitivity.
+fn grids(
+    tuner: &Tuner<'_>,
+    model: &mut CpuDecoder,
+    recorded: &Recorded,
+    profile: &[Sensitivity],
+    interrupt: &Interrupt,
+) -> Outcome<Vec<(f64, f64)>> {
+    let mut curve = Vec::new();
+    for bits in [3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5] {
+        for allocation in [Allocation::Sensitivity, Allocation::Uniform] {
+            let plan =
+                search(tuner, model, recorded, profile, allocation, Budget::Bits(bits), interrupt, &mut |_, _| ())?;
+            println!("{}", line(&format!("grid {allocation:?}"), &plan.measured));
+            if allocation == Allocation::Sensitivity {
+                curve.push((plan.measured.bits_per_weight, plan.measured.comparison.divergence.mean));
+            }
+        }
+    }
+    Ok(curve)
 }
 
 fn main() -> Outcome<()> {
@@ -101,25 +123,7 @@ fn main() -> Outcome<()> {
             line("bf16 activations or not", &Measured { bits_per_weight: 16.0, of_each: Vec::new(), comparison })
         );
         drop(floor);
-        let mut curve = Vec::new();
-        for bits in [3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5] {
-            for allocation in [Allocation::Sensitivity, Allocation::Uniform] {
-                let plan = search(
-                    &tuner,
-                    &mut model,
-                    &recorded,
-                    &profile,
-                    allocation,
-                    Budget::Bits(bits),
-                    &interrupt,
-                    &mut |_, _| (),
-                )?;
-                println!("{}", line(&format!("grid {allocation:?}"), &plan.measured));
-                if allocation == Allocation::Sensitivity {
-                    curve.push((plan.measured.bits_per_weight, plan.measured.comparison.divergence.mean));
-                }
-            }
-        }
+        let curve = grids(&tuner, &mut model, &recorded, &profile, &interrupt)?;
         for baseline in &BASELINES {
             let found = tuner.measure_baseline(&mut model, &recorded, baseline, &interrupt)?;
             let fewer = bits_at(&curve, found.comparison.divergence.mean).map(|bits| found.bits_per_weight - bits);

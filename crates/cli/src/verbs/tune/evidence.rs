@@ -85,7 +85,7 @@ impl Witnesses {
         let listed =
             Checkpoint::list(archive).map_err(|error| Failure::reading(error, crate::failure::Reads::Archive))?;
         let files = digests(archive, listed.files.iter().map(|file| file.relative.as_str())).map_err(failed)?;
-        let grid_bytes: u64 = files.iter().map(|file| file.bytes).sum::<u64>();
+        let archive_bytes = files.iter().map(|file| file.bytes).sum();
         Ok(Card {
             format: card::FORMAT,
             writer: WRITER.to_owned(),
@@ -93,7 +93,7 @@ impl Witnesses {
             method: Some(method(tuning, found)),
             sizes: Sizes {
                 original_bytes: report.original_bytes,
-                archive_bytes: grid_bytes,
+                archive_bytes,
                 n_weights: tuning.n_weights(),
                 bits_per_weight: bits_per_weight(report, tuning),
             },
