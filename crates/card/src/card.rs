@@ -18,6 +18,9 @@ pub struct Card {
     pub kind: Kind,
     /// How it was tuned.
     pub method: Option<Method>,
+    /// What each matrix could bear, and how precise it became; in the order of the forward pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub precision: Vec<MatrixPrecision>,
     /// How large it is.
     pub sizes: Sizes,
     /// Files that the card speaks of, sorted by path: all of the archive but the card itself.
@@ -43,16 +46,45 @@ pub enum Kind {
 pub struct Method {
     /// The quantiser, in words.
     pub quantizer: String,
-    /// How precision was dealt out: `sensitivity` or `uniform`.
+    /// How precision was dealt out: by `sensitivity` of matrices, of their attention `heads` too, or `uniform`.
     pub allocation: String,
-    /// The mean divergence that the other way had, at the same budget, on the text of the search; nats.
-    pub divergence_of_the_other: Option<f64>,
+    /// The other ways, which were worse.
+    pub others: Vec<OtherAllocation>,
     /// What was asked for.
     pub budget: Budget,
     /// Which windows of the calibration text were taken depends on it.
     pub seed: u64,
     /// What it was calibrated on.
     pub calibration: Calibration,
+}
+
+/// Another way to deal precision out, at the same budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OtherAllocation {
+    /// Which.
+    pub allocation: String,
+    /// Bits for each weight of the tuned matrices.
+    pub bits_per_weight: f64,
+    /// Mean divergence on the text of the search, nats.
+    pub divergence: f64,
+}
+
+/// How precise a matrix became, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MatrixPrecision {
+    /// The tensor's name.
+    pub name: String,
+    /// Its weights.
+    pub n_weights: u64,
+    /// Bits of each of them, as its indices' entropy and its steps.
+    pub bits: f64,
+    /// Bits of each in the probe, where it alone was so coarse.
+    pub probe_bits: f64,
+    /// Mean divergence that the probe caused, nats.
+    pub divergence: f64,
+    /// The same of each attention head, with noise in its rows alone; none where it has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<f64>,
 }
 
 /// What was asked for.

@@ -18,7 +18,9 @@ mod measure;
 mod file;
 mod sign;
 
-pub use card::{Budget, Calibration, Card, FORMAT, FileDigest, Kind, Method, Sizes, TextRecord};
+pub use card::{
+    Budget, Calibration, Card, FORMAT, FileDigest, Kind, MatrixPrecision, Method, OtherAllocation, Sizes, TextRecord,
+};
 pub use evidence::{Distribution, Evidence, FreeRun, Role, Scores};
 pub use file::{Signed, differing, digests};
 pub use measure::{Text, free_run, measure};

@@ -1,8 +1,8 @@
 //! Cards go to bytes and back; what is changed is found.
 
 use netweight_card::{
-    Budget, Calibration, Card, Error, FORMAT, Kind, Method, Signed, Sizes, TextRecord, differing, digests, private_key,
-    public_key,
+    Budget, Calibration, Card, Error, FORMAT, Kind, MatrixPrecision, Method, OtherAllocation, Signed, Sizes,
+    TextRecord, differing, digests, private_key, public_key,
 };
 
 /// Written by OpenSSL; of RFC 8032's test 2.
@@ -20,11 +20,23 @@ fn card() -> Card {
         method: Some(Method {
             quantizer: "grid".to_owned(),
             allocation: "sensitivity".to_owned(),
-            divergence_of_the_other: Some(0.012_345_678_901_234_567),
+            others: vec![OtherAllocation {
+                allocation: "uniform".to_owned(),
+                bits_per_weight: 4.0,
+                divergence: 0.012_345_678_901_234_567,
+            }],
             budget: Budget::MaxPplRise(0.005),
             seed: 7,
             calibration: Calibration { text, n_tokens: 9, mean_nll: 1.0 / 3.0 },
         }),
+        precision: vec![MatrixPrecision {
+            name: "q".to_owned(),
+            n_weights: 4,
+            bits: 4.1,
+            probe_bits: 3.5,
+            divergence: 1.0 / 7.0,
+            heads: vec![1e-7, 0.1],
+        }],
         sizes: Sizes { original_bytes: 9, archive_bytes: 3, n_weights: 4, bits_per_weight: 4.1 },
         files: Vec::new(),
         evidence: Vec::new(),

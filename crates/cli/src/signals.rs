@@ -41,6 +41,11 @@ pub fn scratch(scratch: &Path) {
     set(Leftovers { scratch: Some(scratch.to_path_buf()), ..nothing_left() });
 }
 
+/// The same, of a verb that leaves something else, of which `advice` tells.
+pub fn scratch_and(scratch: &Path, advice: String) {
+    set(Leftovers { advice, scratch: Some(scratch.to_path_buf()), file: None });
+}
+
 /// Of a verb that writes no file.
 fn nothing_left() -> Leftovers {
     Leftovers { advice: "nothing is left behind".to_owned(), scratch: None, file: None }

@@ -5,7 +5,8 @@ mod common;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{Ran, bookworm, finish, program, run, scratch};
 
@@ -98,6 +99,40 @@ fn the_same_seed_gives_the_same_bytes() {
     let one = shard("a", "1", "0");
     assert!(one == shard("b", "2", "0"), "the archive depends on the number of threads");
     assert!(one != shard("c", "2", "1"), "the seed changes nothing");
+}
+
+/// Ended while it probes, it goes on from there, and to the same bytes.
+#[cfg(unix)]
+#[test]
+fn what_was_interrupted_goes_on() {
+    let work = scratch();
+    let (whole, to) = (work.path().join("whole"), work.path().join("to"));
+    finish(&mut tune(&whole, args!["--bits", "5", "--quiet"])).ok();
+    let journal = work.path().join(".to.netweight-tune.jsonl");
+    let child = tune(&to, args!["--bits", "5"]).stderr(Stdio::piped()).spawn().unwrap();
+    let n_lines = || std::fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+    let begin = Instant::now();
+    while n_lines() < 8 {
+        assert!(begin.elapsed() < Duration::from_secs(300), "nothing is probed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(130) && said.contains("probes are kept in"), "{said}");
+    assert_eq!(names(work.path()), [".to.netweight-tune.jsonl", "whole"]);
+    // The last line was not written to its end.
+    let known = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, known.clone() + "{\"name\": \"mod").unwrap();
+    let ran = finish(&mut tune(&to, args!["--bits", "5"])).code(0);
+    assert!(ran.stdout.contains("probes of an earlier run"), "{ran:?}");
+    assert_eq!(names(work.path()), ["to", "whole"]);
+    let shard = |archive: &Path| std::fs::read(archive.join("model.safetensors")).unwrap();
+    assert!(shard(&to) == shard(&whole), "what went on is another archive");
+    // Of another run, it counts for nothing.
+    std::fs::write(&journal, known).unwrap();
+    let ran = finish(&mut tune(&to, args!["--bits", "5", "--force", "--seed", "1"])).code(0);
+    assert!(!ran.stdout.contains("probes of an earlier run"), "{ran:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ function drawCharts() {
   drawHistogram(selection);
   drawLayers(selection);
   drawTreemap(selection);
+  drawSensitivity();
 }
 
 function summary(tensor) {

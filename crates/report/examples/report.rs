@@ -10,6 +10,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [path, file] = &arguments[..] else { return Err("usage: report PATH FILE.html".into()) };
     let options = InspectOptions { bounds: true, ..InspectOptions::default() };
     let inspection = inspect(Path::new(path), &options, &Silent)?;
-    std::fs::write(file, netweight_report::html(&inspection))?;
+    std::fs::write(file, netweight_report::html(&inspection, &[]))?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Untrusted strings, made safe for the two places in the page where they stand.
 
-use netweight_pack::Inspection;
+use serde::Serialize;
 
 /// For text between tags and in quoted attributes.
 pub(crate) fn text(raw: &str) -> String {
@@ -20,9 +20,9 @@ pub(crate) fn text(raw: &str) -> String {
 
 /// JSON for a `<script type="application/json">`. Entities mean nothing there, but `</script` and `<!--` do: no `<`,
 /// `>` or `&` is left, each stands as a JSON escape (they can only occur within strings).
-pub(crate) fn json_in_script(inspection: &Inspection) -> String {
-    // Serialising to memory fails only for map keys that are no strings, and there are no maps.
-    let json = serde_json::to_string(inspection).unwrap_or_else(|_| "null".to_owned());
+pub(crate) fn json_in_script(value: &(impl Serialize + ?Sized)) -> String {
+    // Serialising to memory fails only for map keys that are no strings, and there are none.
+    let json = serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned());
     escape_json(&json)
 }
 

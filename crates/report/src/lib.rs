@@ -11,7 +11,7 @@
 //! # std::fs::write(&path, [&2u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
 //! use netweight_pack::{InspectOptions, Silent, inspect};
 //! let options = InspectOptions { bounds: true, ..InspectOptions::default() };
-//! let page = netweight_report::html(&inspect(&path, &options, &Silent)?);
+//! let page = netweight_report::html(&inspect(&path, &options, &Silent)?, &[]);
 //! assert!(page.starts_with("<!doctype html>"));
 //! # Ok::<(), netweight_pack::Error>(())
 //! ```
@@ -22,4 +22,4 @@ mod format;
 mod headline;
 mod page;
 
-pub use page::html;
+pub use page::{Sensitivity, html};

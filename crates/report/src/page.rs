@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use netweight_pack::Inspection;
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::escape::{json_in_script, text};
@@ -11,17 +12,36 @@ use crate::headline::{caption, headline, title};
 const TEMPLATE: &str = include_str!("../assets/report.html");
 const STYLES: &str = include_str!("../assets/report.css");
 /// In the order in which they must run.
-const SCRIPTS: [&str; 6] = [
+const SCRIPTS: [&str; 7] = [
     include_str!("../assets/data.js"),
     include_str!("../assets/histogram.js"),
     include_str!("../assets/layers.js"),
     include_str!("../assets/treemap.js"),
+    include_str!("../assets/sensitivity.js"),
     include_str!("../assets/table.js"),
     include_str!("../assets/report.js"),
 ];
 
-/// A self-contained HTML page about what was inspected. Inspect with `bounds` on, or the exponents are missing.
-pub fn html(inspection: &Inspection) -> String {
+/// What a matrix can bear, and what it got.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sensitivity {
+    /// The tensor's name.
+    pub name: String,
+    /// Its weights.
+    pub n_weights: u64,
+    /// Bits of each that it got.
+    pub bits: f64,
+    /// Bits of each in the probe.
+    pub probe_bits: f64,
+    /// Divergence that the probe caused, nats.
+    pub divergence: f64,
+    /// The same of each attention head, first to last; none where it has none.
+    pub heads: Vec<f64>,
+}
+
+/// A self-contained HTML page about what was inspected. Inspect with `bounds` on, or the exponents are missing. With
+/// `sensitivity`, it has a heat map.
+pub fn html(inspection: &Inspection, sensitivity: &[Sensitivity]) -> String {
     let script = format!("\"use strict\";\n{}", SCRIPTS.concat());
     fill(TEMPLATE, |key| match key {
         "title" => text(&title(inspection)),
@@ -32,6 +52,7 @@ pub fn html(inspection: &Inspection) -> String {
         // No script but this one runs, whatever a file might smuggle in.
         "script_hash" => STANDARD.encode(Sha256::digest(&script)),
         "data" => json_in_script(inspection),
+        "sensitivity" => json_in_script(sensitivity),
         _ => String::new(),
     })
 }
@@ -64,10 +85,10 @@ mod tests {
 
     #[test]
     fn template_uses_every_key_once() {
-        for key in ["script_hash", "caption", "headline", "styles", "data", "script"] {
+        for key in ["script_hash", "caption", "headline", "styles", "data", "sensitivity", "script"] {
             assert_eq!(TEMPLATE.matches(&format!("{{{{{key}}}}}")).count(), 1, "{key}");
         }
-        assert_eq!(TEMPLATE.matches("{{").count(), 8); // The title stands in two places.
+        assert_eq!(TEMPLATE.matches("{{").count(), 9); // The title stands in two places.
     }
 
     #[test]

@@ -3,13 +3,17 @@
 use std::path::Path;
 
 use netweight_pack::{CompressOptions, InspectOptions, Silent, compress, inspect};
-use netweight_report::html;
+use netweight_report::{Sensitivity, html};
 use netweight_synth::{Kind, Shapes, write_file};
 
 const HOSTILE: &str = "</script><img src=x onerror=alert(1)><!--{{data}}\u{2028}&amp;";
 
 fn page(path: &Path) -> String {
-    html(&inspect(path, &InspectOptions { bounds: true, ..InspectOptions::default() }, &Silent).unwrap())
+    page_with(path, &[])
+}
+
+fn page_with(path: &Path, sensitivity: &[Sensitivity]) -> String {
+    html(&inspect(path, &InspectOptions { bounds: true, ..InspectOptions::default() }, &Silent).unwrap(), sensitivity)
 }
 
 fn write_safetensors(path: &Path, json: &str, data: &[u8]) {
@@ -18,15 +22,19 @@ fn write_safetensors(path: &Path, json: &str, data: &[u8]) {
 
 /// The JSON that a browser finds in the page, read as a browser reads it: up to the first `</script`.
 fn data(page: &str) -> serde_json::Value {
-    let (_, rest) = page.split_once(r#"<script type="application/json" id="data">"#).unwrap();
+    json(page, "data")
+}
+
+fn json(page: &str, id: &str) -> serde_json::Value {
+    let (_, rest) = page.split_once(&format!(r#"<script type="application/json" id="{id}">"#)).unwrap();
     serde_json::from_str(rest.split_once("</script").unwrap().0).unwrap()
 }
 
 /// What holds for every page.
 fn check(page: &str) {
     assert!(page.starts_with("<!doctype html>\n") && page.ends_with("</html>\n"));
-    assert_eq!(page.matches("<script").count(), 2);
-    assert_eq!(page.matches("</script").count(), 2);
+    assert_eq!(page.matches("<script").count(), 3);
+    assert_eq!(page.matches("</script").count(), 3);
     assert_eq!(page.matches("<img").count(), 0);
     assert!(data(page)["tensors"].is_array());
     let before_data = page.split_once("<script").unwrap().0;
@@ -53,6 +61,19 @@ fn hostile_names_stay_text() {
         assert!(!page.contains("<b>"));
     }
     assert!(page(&source).contains("<h1>&lt;b&gt;&amp;{{data}}.safetensors</h1>"));
+}
+
+#[test]
+fn sensitivity_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("m.safetensors");
+    write_file(&source, Kind::Bf16, &Shapes::TINY, 1).unwrap();
+    let (heads, divergence) = (vec![1e-5, 3e-6], 2e-4);
+    let matrix = Sensitivity { name: HOSTILE.into(), n_weights: 4, bits: 3.9, probe_bits: 3.5, divergence, heads };
+    let page = page_with(&source, &[matrix]);
+    check(&page);
+    let found = json(&page, "sensitivity-data");
+    assert_eq!((found[0]["name"].as_str(), found[0]["heads"][1].as_f64()), (Some(HOSTILE), Some(3e-6)));
 }
 
 #[test]

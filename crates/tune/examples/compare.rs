@@ -63,7 +63,9 @@ fn grids(
     interrupt: &Interrupt,
 ) -> Outcome<Vec<(f64, f64)>> {
     let mut curve = Vec::new();
-    for bits in [3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5] {
+    let all = "3,3.5,4,4.5,5,5.5,6,6.5";
+    let wanted = std::env::var("BITS").unwrap_or_else(|_| all.to_owned());
+    for bits in wanted.split(',').filter_map(|bits| bits.parse().ok()) {
         for allocation in [Allocation::Sensitivity, Allocation::Uniform] {
             let plan =
                 search(tuner, model, recorded, profile, allocation, Budget::Bits(bits), interrupt, &mut |_, _| ())?;
@@ -95,17 +97,18 @@ fn main() -> Outcome<()> {
     println!("calibrated on {} tokens in {:.1?}", found.n_tokens, begin.elapsed());
     let begin = Instant::now();
     let order = if std::env::var("LARGEST").is_ok() { Order::Largest } else { Order::Given };
-    let tuner = Tuner::new(&store, model.spec(), found, order)?;
+    let mut tuner = Tuner::new(&store, model.spec(), found, order)?;
     println!("factored in {:.1?}", begin.elapsed());
     let begin = Instant::now();
     // The profile, too, is of the calibration text.
     let probed =
         Recorded::new(&mut model, &text[text.len().saturating_sub(number("PROBE", 4096))..], windows, &interrupt)?;
-    let profile = profile(&tuner, &mut model, &probed, &interrupt, &mut |_, _| ())?;
+    let profile = profile(&mut tuner, &mut model, &probed, &[], &interrupt, &mut |_| ())?;
     println!("profiled in {:.1?}", begin.elapsed());
     drop(probed);
     for matrix in &profile {
-        println!("  {:44} {:.2} bits {:.6}", matrix.name, matrix.bits, matrix.divergence);
+        let heads: Vec<String> = matrix.heads.iter().map(|head| format!("{:.6}", head.divergence)).collect();
+        println!("  {:44} {:.2} bits {:.6} {}", matrix.name, matrix.bits, matrix.divergence, heads.join(" "));
     }
     for path in std::iter::once(held_out).chain(ood) {
         let text = tokens(&tokenizer, path, number("HELD", 16384))?;

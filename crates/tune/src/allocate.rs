@@ -9,7 +9,6 @@ use netweight_eval::{Comparison, Recorded};
 
 use crate::error::{Error, Result};
 use crate::profile::Sensitivity;
-use crate::quantize::Coarseness;
 use crate::tuner::{Measured, Tuner};
 
 /// Fewest and most bits of a weight that are tried.
@@ -26,6 +25,8 @@ const LOSS_TOLERANCE: f64 = 0.03;
 pub enum Allocation {
     /// By what each matrix can bear.
     Sensitivity,
+    /// And within queries, keys and values by what each attention head can bear.
+    Heads,
     /// The same bits for all.
     Uniform,
 }
@@ -121,14 +122,13 @@ pub fn search(
     interrupt: &Interrupt,
     tell: &mut dyn FnMut(f64, &Measured),
 ) -> Result<Plan> {
-    let like = Coarseness::of_step(1.0);
     let mut best: Option<Plan> = None;
     let mut nearest: Option<f64> = None;
     let [mut low, mut high] = BITS_RANGE;
     let mut bits = if let Budget::Bits(bits) = budget { bits.clamp(low, high) } else { 5.0 };
     for _ in 0..N_TRIALS {
         let steps = allocate(profile, allocation, bits);
-        let measured = tuner.measure(model, recorded, &steps, &like, interrupt)?;
+        let measured = tuner.measure(model, recorded, &steps, allocation, interrupt)?;
         tell(bits, &measured);
         let paid = budget.paid(&measured);
         nearest = Some(nearest.map_or(paid, |nearest| nearest.min(paid)));
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn matrix(n_weights: usize, step: f32, bits: f64, divergence: f64) -> Sensitivity {
-        Sensitivity { name: String::new(), n_weights, step, bits, divergence }
+        Sensitivity { name: String::new(), n_weights, step, bits, divergence, heads: Vec::new() }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use calibrate::{Calibration, MIN_TOKENS, calibrate};
 pub use error::{Error, Result};
 pub use gram::Gram;
 pub use hessian::{Feedback, Order};
-pub use profile::{PROBE_BITS, Sensitivity, profile};
+pub use profile::{HeadSensitivity, PROBE_BITS, Sensitivity, profile};
 pub use quantize::{Coarseness, Quantized, quantize};
 pub use rate::{CHUNK_WEIGHTS, Counts, coded_bits};
 pub use texts::{CALIBRATION, HELD_OUT, OUT_OF_DOMAIN};

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use netweight_engine::{CpuDecoder, Interrupt, Layout, LoadOptions, Store, Tokenizer};
 use netweight_eval::{Recorded, Windows, compare};
-use netweight_tune::{Allocation, Baseline, Budget, Calibration, Error, Order, Tuner, calibrate, profile, search};
+use netweight_tune::{
+    Allocation, Baseline, Budget, Calibration, Error, Order, Sensitivity, Tuner, calibrate, profile, search,
+};
 
 const WINDOWS: Windows = Windows { n_inputs: 128 };
 
@@ -37,9 +39,17 @@ fn a_grid_needs_fewer_bits_than_others_at_the_same_divergence() {
     let (train, held_out) = (&tokens[..6144], &tokens[12_000..13_024]);
     let mut model = load(&store);
     let calibration = calibrated(&mut model, train);
-    let tuner = Tuner::new(&store, model.spec(), calibration, Order::Given).expect("factors");
+    let mut tuner = Tuner::new(&store, model.spec(), calibration, Order::Given).expect("factors");
     let probed = Recorded::new(&mut model, &train[..513], WINDOWS, &interrupt).expect("logits");
-    let profile = profile(&tuner, &mut model, &probed, &interrupt, &mut |_, _| ()).expect("a profile");
+    let mut noted = Vec::new();
+    let mut note = |matrix: &Sensitivity| noted.push(matrix.clone());
+    let found = profile(&mut tuner, &mut model, &probed, &[], &interrupt, &mut note).expect("a profile");
+    // What is known is not probed again, and what follows is the same.
+    let mut again = Vec::new();
+    let mut note = |matrix: &Sensitivity| again.push(matrix.clone());
+    let profile = profile(&mut tuner, &mut model, &probed, &found[..40], &interrupt, &mut note).expect("a profile");
+    assert!(noted == found && profile == found && again == found[40..]);
+    assert_eq!(profile.iter().map(|matrix| matrix.heads.len()).sum::<usize>(), 6 * (4 + 2 + 2));
     assert_eq!(profile.len(), 2 + 6 * 7);
     assert!(profile.iter().all(|matrix| (matrix.bits - 3.5).abs() < 0.5 && matrix.divergence < 0.05), "{profile:?}");
     let recorded = Recorded::new(&mut model, held_out, WINDOWS, &interrupt).expect("logits");
@@ -51,6 +61,9 @@ fn a_grid_needs_fewer_bits_than_others_at_the_same_divergence() {
     };
     let plan = at(Budget::Bits(3.9), Allocation::Sensitivity).expect("a plan");
     assert!((3.85..=3.9).contains(&plan.measured.bits_per_weight), "{}", plan.measured.bits_per_weight);
+    let heads = at(Budget::Bits(3.9), Allocation::Heads).expect("a plan");
+    let ratio = heads.measured.comparison.divergence.mean / plan.measured.comparison.divergence.mean;
+    assert!(ratio != 1.0 && (0.8..1.2).contains(&ratio), "{ratio}");
     let uniform = at(Budget::Bits(3.9), Allocation::Uniform).expect("a plan");
     assert!(plan.measured.comparison.divergence.mean < uniform.measured.comparison.divergence.mean);
     let by_loss = at(Budget::Divergence(0.01), Allocation::Sensitivity).expect("a plan");

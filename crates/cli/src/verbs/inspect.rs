@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 
 use netweight_container::AtomicFile;
 use netweight_pack::{InspectOptions, InspectedKind, Inspection, TensorReport, inspect};
+use netweight_report::Sensitivity;
+use serde::Serialize;
 
 use crate::bar::Bar;
 use crate::failure::{Failure, Kind, Reads};
 use crate::table::{Column, Table};
 use crate::ui::Ui;
 use crate::units::{bytes, counted, grouped, percent};
-use crate::verbs::Outcome;
 use crate::verbs::grouping::{Group, groups, singles};
+use crate::verbs::{Outcome, sensitivity};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +23,7 @@ Examples:
   netweight inspect Llama-3.1-8B.nw --all       Each tensor has its row
   netweight inspect Llama-3.1-8B.nw --html report.html
   netweight inspect Llama-3.1-8B --no-bounds    At once: headers only
+  netweight inspect small --sensitivity         What each matrix of a tuned model could bear, and got
 
 Columns: bits is what a weight takes in the archive, on average; bound is the bits with its exponent coded at
 its order-0 entropy in that tensor and the rest as it is; joint is the same for its 16 most significant bits
@@ -39,6 +42,9 @@ pub struct Args {
     /// Write a page with charts too: one HTML file that needs nothing else.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Show what each matrix of a tuned archive could bear. A page has it as a heat map in any case.
+    #[arg(long)]
+    pub sensitivity: bool,
     /// Do not go through the weights: leave the bounds out.
     #[arg(long)]
     pub no_bounds: bool,
@@ -53,18 +59,36 @@ pub struct Args {
 /// Those of [`inspect`].
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
     args.html.as_deref().map_or(Ok(()), check_page_free)?;
+    let sensitivity = sensitivity::of_archive(&args.path)?;
+    if args.sensitivity && sensitivity.is_empty() {
+        return Err(sensitivity::missing(&args.path));
+    }
     let options = InspectOptions { threads: usize::from(args.threads), bounds: !args.no_bounds };
     let bar = Bar::new(ui, "inspect");
     let found = inspect(&args.path, &options, &bar).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
     drop(bar);
     if let Some(page) = &args.html {
-        write_page(page, &found).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
+        write_page(page, &found, &sensitivity).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
     }
-    ui.answer("inspect", &found, || {
+    let document = Document { found: &found, sensitivity: args.sensitivity.then_some(&sensitivity) };
+    ui.answer("inspect", &document, || {
         let page = args.html.iter().map(|page| format!("\n{:<12}{}", "page", page.display())).collect::<String>();
-        text(&found, args.all, ui.width()) + &page
+        let table = match args.sensitivity {
+            true => heading(&found) + "\n" + &sensitivity::text(&sensitivity, ui.width()),
+            false => text(&found, args.all, ui.width()),
+        };
+        table + &page
     })?;
     Ok(0)
+}
+
+/// The answer as JSON.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    found: &'a Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitivity: Option<&'a Vec<Sensitivity>>,
 }
 
 /// A page of ours is replaced without asking, nothing else is ever.
@@ -82,9 +106,9 @@ fn check_page_free(page: &Path) -> Result<(), Failure> {
     }
 }
 
-fn write_page(page: &Path, found: &Inspection) -> netweight_pack::Result<()> {
+fn write_page(page: &Path, found: &Inspection, sensitivity: &[Sensitivity]) -> netweight_pack::Result<()> {
     let out = AtomicFile::create(page, true)?;
-    out.write_all_at(0, netweight_report::html(found).as_bytes())?;
+    out.write_all_at(0, netweight_report::html(found, sensitivity).as_bytes())?;
     out.commit()
 }
 

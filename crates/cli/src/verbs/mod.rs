@@ -13,6 +13,7 @@ pub mod import;
 pub mod inspect;
 pub mod restore;
 pub mod run;
+mod sensitivity;
 pub mod synth;
 pub mod tune;
 pub mod verify;

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use ed25519_dalek::SigningKey;
 use netweight_card as card;
-use netweight_card::{CARD_NAME, Card, Kind, Method, Role, Signed, Sizes, Text, digests, free_run, measure};
+use netweight_card::{
+    CARD_NAME, Card, Kind, MatrixPrecision, Method, OtherAllocation, Role, Signed, Sizes, Text, digests, free_run,
+    measure,
+};
 use netweight_container::Checkpoint;
 use netweight_engine::{AnyDecoder, DeviceChoice, Interrupt, LoadOptions, Precision};
 use netweight_eval::Windows;
@@ -91,6 +94,7 @@ impl Witnesses {
             writer: WRITER.to_owned(),
             kind: Kind::Tuned,
             method: Some(method(tuning, found)),
+            precision: precision(tuning, found),
             sizes: Sizes {
                 original_bytes: report.original_bytes,
                 archive_bytes,
@@ -111,15 +115,38 @@ fn bits_per_weight(report: &Report, tuning: &Tuning<'_>) -> f64 {
     8.0 * stored as f64 / tuning.n_weights() as f64
 }
 
+fn precision(tuning: &Tuning<'_>, found: &Found) -> Vec<MatrixPrecision> {
+    let matrices = tuning.profile.iter().zip(&found.plan.measured.of_each);
+    matrices
+        .map(|(matrix, &bits)| MatrixPrecision {
+            name: matrix.name.clone(),
+            n_weights: matrix.n_weights as u64,
+            bits,
+            probe_bits: matrix.bits,
+            divergence: matrix.divergence,
+            heads: matrix.heads.iter().map(|head| head.divergence).collect(),
+        })
+        .collect()
+}
+
 fn method(tuning: &Tuning<'_>, found: &Found) -> Method {
     let name = |allocation| match allocation {
         Allocation::Sensitivity => "sensitivity",
         Allocation::Uniform => "uniform",
+        Allocation::Heads => "heads",
     };
     Method {
         quantizer: QUANTIZER.to_owned(),
         allocation: name(found.plan.allocation).to_owned(),
-        divergence_of_the_other: found.other.as_ref().map(|plan| plan.measured.comparison.divergence.mean),
+        others: found
+            .others
+            .iter()
+            .map(|plan| OtherAllocation {
+                allocation: name(plan.allocation).to_owned(),
+                bits_per_weight: plan.measured.bits_per_weight,
+                divergence: plan.measured.comparison.divergence.mean,
+            })
+            .collect(),
         budget: tuning.asked,
         seed: tuning.seed,
         calibration: tuning.calibration.clone(),

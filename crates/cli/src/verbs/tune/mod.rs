@@ -3,6 +3,7 @@
 //! `evidence.rs`.
 
 mod evidence;
+mod journal;
 mod search;
 mod texts;
 
@@ -115,12 +116,12 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let (scratch, path) = scratch_beside(&args.output)?;
     signals::scratch(scratch.path());
     let interrupt = Interrupt::new();
-    let mut tuning = Tuning::new(&store, &spec, args, &calibration, window, &interrupt, ui)?;
+    let mut tuning = Tuning::new(&store, &spec, args, &calibration, window, scratch.path(), &interrupt, ui)?;
     let mut witnesses = Witnesses::new(&args.model, args, window, &interrupt, ui)?;
     let mut target = args.budget;
     for attempt in 1.. {
         let found = tuning.search(&target, written_beside(&store, &tuning), ui)?;
-        let report = write(args, &path, &tuning.grids(&found), ui)?;
+        let report = write(args, &path, &tuning.grids(&found), ui).inspect_err(|_| tuning.journal.keep())?;
         let card = witnesses.card(&path, &tuning, &found, &report, &texts, ui)?;
         match excess(&args.budget, &card, &report) {
             Some(factor) if attempt < N_ATTEMPTS => {

@@ -2,24 +2,27 @@
 //! it on a part of that text which was not calibrated on. Next in the flow: `evidence.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use netweight_card as card;
-use netweight_container::{Error as FileError, Result as FileResult};
+use netweight_container::{Checkpoint, Error as FileError, Result as FileResult};
 use netweight_engine::{CpuDecoder, DeviceChoice, Interrupt, LoadOptions, Store};
 use netweight_eval::{Recorded, Windows};
 use netweight_model::Spec;
-use netweight_pack::{Grids, Progress};
+use netweight_pack::{Grids, Progress, WRITER};
 use netweight_tensor::Grid;
 use netweight_tune::{
-    Allocation, Budget, Coarseness, Error as TuneError, Measured, Order, Plan, Sensitivity, Tuner, calibrate, profile,
-    search,
+    Allocation, Budget, Error as TuneError, Measured, Order, Plan, Sensitivity, Tuner, calibrate, profile, search,
 };
 
+use super::journal::Journal;
 use super::texts::CalibrationText;
 use super::{Args, BudgetArgs};
 use crate::bar::Bar;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Reads};
+use crate::signals;
 use crate::ui::Ui;
 use crate::units::percent;
 
@@ -31,7 +34,10 @@ pub struct Tuning<'a> {
     model: CpuDecoder,
     tuner: Tuner<'a>,
     recorded: Recorded,
-    profile: Vec<Sensitivity>,
+    /// In the order of the forward pass.
+    pub profile: Vec<Sensitivity>,
+    /// Of the profile.
+    pub journal: Journal,
     interrupt: Interrupt,
     /// Of the card.
     pub calibration: card::Calibration,
@@ -45,8 +51,8 @@ pub struct Tuning<'a> {
 pub struct Found {
     /// Steps, and what they cost on the search's own text.
     pub plan: Plan,
-    /// The mean divergence, or the bits, of the other way to deal precision out.
-    pub other: Option<Plan>,
+    /// What other ways to deal precision out would cost.
+    pub others: Vec<Plan>,
 }
 
 impl<'a> Tuning<'a> {
@@ -54,12 +60,14 @@ impl<'a> Tuning<'a> {
     ///
     /// # Errors
     /// What keeps the model from running on the text.
+    #[allow(clippy::too_many_arguments)] // a model, its texts, and who hears of it
     pub fn new(
         store: &'a Store,
         spec: &Spec,
         args: &Args,
         text: &CalibrationText,
         window: usize,
+        scratch: &Path,
         interrupt: &Interrupt,
         ui: &Ui,
     ) -> Result<Tuning<'a>, Failure> {
@@ -80,12 +88,32 @@ impl<'a> Tuning<'a> {
         let n_tokens = calibrated.n_tokens as u64;
         let recorded =
             Recorded::new(&mut model, &text.search, windows, interrupt).map_err(TuneError::from).map_err(failed)?;
-        let tuner = Tuner::new(store, spec, calibrated, Order::Given).map_err(failed)?;
-        let profile = counting(ui, "profile", |progress| profile(&tuner, &mut model, &recorded, interrupt, progress))?;
+        let mut tuner = Tuner::new(store, spec, calibrated, Order::Given).map_err(failed)?;
+        let probed = &text.search[..tuner.probe_tokens(window).min(text.search.len())];
+        let probed = Recorded::new(&mut model, probed, windows, interrupt).map_err(TuneError::from).map_err(failed)?;
+        let mut journal = journal(store, args, text, window, &model)?;
+        signals::scratch_and(
+            scratch,
+            format!("probes are kept in {}, and the same command goes on from there", journal.path().display()),
+        );
+        let known = std::mem::take(&mut journal.known);
+        if !known.is_empty() {
+            ui.step(|| format!("{:<12}{} probes of an earlier run", "resumed", known.len()))?;
+        }
+        let profile = counting(ui, "profile", |progress| {
+            let n_matrices = tuner.matrices().len();
+            let mut n_done = known.len();
+            progress(n_done, n_matrices);
+            profile(&mut tuner, &mut model, &probed, &known, interrupt, &mut |matrix| {
+                journal.note(matrix);
+                n_done += 1;
+                progress(n_done, n_matrices);
+            })
+        })?;
         let itself = recorded.compare(&mut model, interrupt).map_err(TuneError::from).map_err(failed)?;
         let calibration = card::Calibration { text: text.record.clone(), n_tokens, mean_nll: itself.base.mean_nll };
         let (interrupt, seed, asked) = (interrupt.clone(), args.texts.seed, args.budget.of_card());
-        Ok(Tuning { model, tuner, recorded, profile, interrupt, calibration, seed, asked })
+        Ok(Tuning { model, tuner, recorded, profile, journal, interrupt, calibration, seed, asked })
     }
 
     /// Bytes of all matrices in bf16.
@@ -106,8 +134,9 @@ impl<'a> Tuning<'a> {
     pub fn search(&mut self, budget: &BudgetArgs, beside: u64, ui: &Ui) -> Result<Found, Failure> {
         let budget = self.budget(budget, beside)?;
         let mut best: Option<Plan> = None;
-        let mut other = None;
-        for allocation in [Allocation::Sensitivity, Allocation::Uniform] {
+        let mut others = Vec::new();
+        let heads = self.tuner.has_heads().then_some(Allocation::Heads);
+        for allocation in [Allocation::Sensitivity, Allocation::Uniform].into_iter().chain(heads) {
             let mut tell = |_: f64, measured: &Measured| {
                 let _ = ui.step(|| trial(allocation, measured));
             };
@@ -119,10 +148,10 @@ impl<'a> Tuning<'a> {
                 plan => plan.map_err(failed)?,
             };
             let is_better = best.as_ref().is_none_or(|best| cost(budget, &plan) < cost(budget, best));
-            other = if is_better { best.replace(plan) } else { Some(plan) };
+            others.extend(if is_better { best.replace(plan) } else { Some(plan) });
         }
         let plan = best.ok_or_else(|| failed(TuneError::Budget { best: "unknown".to_owned() }))?;
-        Ok(Found { plan, other })
+        Ok(Found { plan, others })
     }
 
     fn budget(&self, budget: &BudgetArgs, beside: u64) -> Result<Budget, Failure> {
@@ -146,8 +175,31 @@ impl<'a> Tuning<'a> {
     pub fn grids(&self, found: &Found) -> PlannedGrids<'_> {
         let infos = self.tuner.matrices().iter().enumerate();
         let by_name = infos.map(|(idx, info)| (info.name.clone(), (idx, found.plan.steps[idx]))).collect();
-        PlannedGrids { tuner: &self.tuner, by_name, kept: Mutex::new(Vec::new()) }
+        PlannedGrids { tuner: &self.tuner, allocation: found.plan.allocation, by_name, kept: Mutex::new(Vec::new()) }
     }
+}
+
+/// Of a run with these files, texts and flags.
+fn journal(
+    store: &Store,
+    args: &Args,
+    text: &CalibrationText,
+    window: usize,
+    model: &CpuDecoder,
+) -> Result<Journal, Failure> {
+    let listed = Checkpoint::list(store.path()).map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
+    let files: Vec<_> =
+        listed.files.iter().map(|file| (&file.relative, state(&store.path().join(&file.relative)))).collect();
+    let texts = &args.texts;
+    let precision = format!("{:?}", model.report().precision);
+    let run = (WRITER, files, &text.record.sha256, window, texts.sequences, texts.seed, precision);
+    Journal::open(&args.output, &run)
+}
+
+/// Length of a file, and when it was changed last.
+fn state(path: &Path) -> Option<(u64, SystemTime)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
 }
 
 /// What is to be little, where the budget is met: bits where the loss is given, and the other way round.
@@ -161,20 +213,21 @@ fn cost(budget: Budget, plan: &Plan) -> f64 {
 impl Found {
     /// How precision was dealt out.
     pub fn words(&self) -> String {
-        let way = |allocation| match allocation {
-            Allocation::Sensitivity => "dealt out by sensitivity",
-            Allocation::Uniform => "the same for all matrices",
+        let cost = |plan: &Plan| {
+            let Measured { bits_per_weight, comparison, .. } = &plan.measured;
+            format!("{bits_per_weight:.3} bits and {:.6} nats", comparison.divergence.mean)
         };
-        let Some(other) = &self.other else { return way(self.plan.allocation).to_owned() };
-        format!(
-            "{}; {} would cost {:.3} bits and {:.6} nats on the text of the search, where it is {:.3} and {:.6}",
-            way(self.plan.allocation),
-            way(other.allocation),
-            other.measured.bits_per_weight,
-            other.measured.comparison.divergence.mean,
-            self.plan.measured.bits_per_weight,
-            self.plan.measured.comparison.divergence.mean
-        )
+        let others = self.others.iter().map(|other| format!("{} {}", way(other.allocation), cost(other)));
+        let others = others.map(|other| format!("; {other}")).collect::<String>();
+        format!("{}: {} on the text of the search{others}", way(self.plan.allocation), cost(&self.plan))
+    }
+}
+
+fn way(allocation: Allocation) -> &'static str {
+    match allocation {
+        Allocation::Sensitivity => "dealt out by sensitivity",
+        Allocation::Uniform => "the same for all matrices",
+        Allocation::Heads => "by sensitivity of heads, too",
     }
 }
 
@@ -186,7 +239,7 @@ fn trial(allocation: Allocation, measured: &Measured) -> String {
         measured.bits_per_weight,
         found.divergence.mean,
         percent(found.ln_ratio.mean.exp(), 1.0),
-        if allocation == Allocation::Uniform { "uniform" } else { "by sensitivity" }
+        way(allocation)
     )
 }
 
@@ -225,6 +278,7 @@ fn counting<T>(
 /// Grids that are quantised when they are asked for; deterministic, so that they may be asked for again.
 pub struct PlannedGrids<'a> {
     tuner: &'a Tuner<'a>,
+    allocation: Allocation,
     by_name: BTreeMap<String, (usize, f32)>,
     kept: Mutex<Vec<(String, Arc<Grid>)>>,
 }
@@ -241,10 +295,12 @@ impl Grids for PlannedGrids<'_> {
         }
         let (idx, step) =
             self.by_name.get(name).copied().ok_or_else(|| FileError::invalid("no matrix of that name"))?;
-        let quantized = self.tuner.quantize(idx, &Coarseness::of_step(step)).map_err(|error| match error {
-            TuneError::File(error) => error,
-            error => FileError::invalid(error.to_string()).in_tensor(name),
-        })?;
+        let quantized = self.tuner.quantize(idx, &self.tuner.coarseness(idx, step, self.allocation)).map_err(
+            |error| match error {
+                TuneError::File(error) => error,
+                error => FileError::invalid(error.to_string()).in_tensor(name),
+            },
+        )?;
         let grid = Arc::new(quantized.grid);
         if kept.len() == N_KEPT {
             kept.remove(0);
