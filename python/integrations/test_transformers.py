@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.quantizers import auto
 
+import netweight
 from netweight.transformers import NetweightConfig
 from netweight.weights import PackedWeight
 
@@ -134,6 +135,15 @@ def test_newer_format(llama, tmp_path):
     newer = changed_config(llama[1], tmp_path / "nw", quantization_config={"quant_method": "netweight", "format": 3})
     with pytest.raises(ValueError, match="pip install --upgrade netweight"):
         LlamaForCausalLM.from_pretrained(newer)
+
+
+def test_truncated_shard(llama, tmp_path):
+    """A download that broke off: the reader of archives says so, and not safetensors, which does not know them."""
+    shutil.copytree(llama[1], tmp_path / "nw")
+    shard = sorted((tmp_path / "nw").glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(netweight.DamagedError, match="truncated"):
+        LlamaForCausalLM.from_pretrained(tmp_path / "nw")
 
 
 @pytest.mark.parametrize("number", [0, "1", None, True])

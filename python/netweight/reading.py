@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import safetensors
 
 from netweight import native
+
+LONGEST_HEADER = 100_000_000
+"""Bytes, as safetensors has it."""
 
 
 def read_archives_in(module: ModuleType) -> None:
@@ -39,5 +43,18 @@ def _with_archives(before: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_archive_shard(filename: Any) -> bool:
     """Whether the file says of itself that netweight wrote it."""
-    with safetensors.safe_open(filename, framework="numpy") as file:
-        return "netweight" in (file.metadata() or {})
+    try:
+        with safetensors.safe_open(filename, framework="numpy") as file:
+            return "netweight" in (file.metadata() or {})
+    except safetensors.SafetensorError:  # Damaged: if it is ours, our reader says how, and what to do.
+        return "netweight" in _metadata(filename)
+
+
+def _metadata(filename: Any) -> dict[str, Any]:
+    """The metadata in the header of a safetensors file whose tensors may be damaged; empty where that is, too."""
+    with open(filename, "rb") as file:
+        header = file.read(min(int.from_bytes(file.read(8), "little"), LONGEST_HEADER))
+    try:
+        return dict(json.loads(header)["__metadata__"])
+    except (ValueError, KeyError, TypeError):
+        return {}
