@@ -327,6 +327,10 @@ class Grid:
         self.chunk_rows = max(1, coded_bytes // (2 * self.cols))
         self.chunk_bytes = self.chunk_rows * 2 * self.cols
 
+    def rows_of(self, chunk_index):
+        first = chunk_index * self.chunk_rows
+        return range(first, min(self.rows, first + self.chunk_rows))
+
     def read_steps(self, reader):
         self.row_steps = [step_of(word) for word in reader.ints("H", self.rows)]
         self.col_steps = [step_of(word) for word in reader.ints("H", self.cols)]
@@ -340,6 +344,14 @@ def step_of(word):
 
 def rows_bytes(chunk, grid, rows):
     """The values of these rows."""
+    parts = []
+    for row, of_row in zip(rows, row_indices(chunk, grid, rows)):
+        parts += [bf16(grid.row_steps[row] * (step * index)) for step, index in zip(grid.col_steps, of_row)]
+    return struct.pack("<%dH" % len(parts), *parts)
+
+
+def row_indices(chunk, grid, rows):
+    """The indices of each of these rows."""
     reader = Reader(chunk)
     n_classes = reader.int("B")
     check(1 <= n_classes <= 16, "%d classes", n_classes)
@@ -351,14 +363,41 @@ def rows_bytes(chunk, grid, rows):
             coded = reader.take(reader.int("I"))
             indices.append(Reader(chunk_bytes(coded, classes.count(of_class) * grid.cols, 1)))
     reader.end("the chunk")
-    parts = []
-    for row, of_class in zip(rows, classes):
-        of_row = indices[of_class].ints("b", grid.cols)
-        parts += [bf16(grid.row_steps[row] * (step * index)) for step, index in zip(grid.col_steps, of_row)]
-    return struct.pack("<%dH" % len(parts), *parts)
+    return [indices[of_class].ints("b", grid.cols) for of_class in classes]
 
 
 def bf16(value):
     """The bits of a value that 32 bits hold exactly, rounded to the nearest bf16, ties to even."""
     bits = struct.unpack("<I", struct.pack("<f", value + 0.0))[0]
     return bits + 0x7FFF + (bits >> 16 & 1) >> 16
+
+
+# ---- 9. Refinements ------------------------------------------------------------------------------
+
+def refined_bytes(chunk, base_chunk, grid, rows):
+    """The original's weights of these rows, whose indices `base_chunk` has."""
+    reader = Reader(chunk)
+    n_classes = reader.int("B")
+    check(1 <= n_classes <= 32, "%d classes", n_classes)
+    first = [0] + list(reader.ints("B", n_classes - 1))
+    check(all(a < b for a, b in zip(first, first[1:])) and first[-1] <= 128, "the classes begin at %r", first)
+    class_of = [max(c for c in range(n_classes) if first[c] <= magnitude) for magnitude in range(129)]
+    indices = row_indices(base_chunk, grid, rows)
+    n_weights = [0] * n_classes
+    for of_row in indices:
+        for index in of_row:
+            n_weights[class_of[abs(index)]] += 1
+    elements = []
+    for of_class, n in enumerate(n_weights):
+        with where("class %d" % of_class):
+            coded = reader.take(reader.int("I"))
+            check(n > 0 or not coded, "it has no weights, but is not empty")
+            elements.append(Reader(chunk_bytes(coded, n, 2) if n > 0 else b""))
+    reader.end("the chunk")
+    weights = []
+    for row, of_row in zip(rows, indices):
+        for step, index in zip(grid.col_steps, of_row):
+            reference = bf16(grid.row_steps[row] * (step * (index or 1)))
+            element = elements[class_of[abs(index)]].int("H")
+            weights.append((element ^ reference) & 0x8000 | (element + reference - 0x4080) & 0x7FFF)
+    return struct.pack("<%dH" % len(weights), *weights)

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Decode netweight archives: the second, slow decoder, written from docs/format.md alone.
 
-    decode.py ARCHIVE [-o OUT]
+    decode.py ARCHIVE [-o OUT] [--tuned]
 
 ARCHIVE is an archive shard or an archive folder. Without -o everything is decoded and checked and
 nothing is written. With -o the original file or folder is written to OUT. Exit status 1 and one
 line say which file, tensor and chunk break which rule. Sections are numbered as on the page; what
-stands in a payload, sections 4, 5, 7 and 8, is in chunks.py.
+stands in a payload, sections 4, 5, 7, 8 and 9, is in chunks.py. A folder with a refinement gives its original; one
+that lacks the refinement that belongs to it is refused, unless --tuned asks for its values.
 """
 
 import argparse
@@ -18,8 +19,8 @@ import struct
 import sys
 import zlib
 
-from chunks import (WIDTHS, Corrupt, Grid, Matrix, Reader, check, chunk_bytes, group_bytes, rows_bytes,
-                    where)
+from chunks import (WIDTHS, Corrupt, Grid, Matrix, Reader, check, chunk_bytes, group_bytes, refined_bytes,
+                    rows_bytes, where)
 
 
 def parse_json(data, what):
@@ -121,6 +122,7 @@ class Shard:
         self.steps = tensors.pop() if self.grid_names else None
         self.match_payloads(tensors)
         self.grids = read_grids(self)
+        self.base, self.refined = read_base(self)
 
     def read_original_header(self):
         """Fills `original_header` and `tensors`, which are what the payloads stand for."""
@@ -176,7 +178,7 @@ def read_manifest(shard, manifest):
     check(str(version) == shard.format, "manifest: format %d", version)
     field(table, "writer", str, "manifest")
     shard.mode = field(table, "mode", str, "manifest")
-    check(shard.mode in ("tensors", "resident", "opaque"), "manifest: mode %r", shard.mode)
+    check(shard.mode in ("tensors", "resident", "opaque", "refined"), "manifest: mode %r", shard.mode)
     shard.chunk_bytes = count_of(table, "chunk_bytes", "manifest")
     check(shard.chunk_bytes in [1 << power for power in range(12, 25)],
           "manifest: chunk_bytes %d", shard.chunk_bytes)
@@ -193,10 +195,19 @@ def read_manifest(shard, manifest):
             sibling = field(target, "shard", str, "same_as %r" % name)
             check(is_plain_path(sibling) and "/" not in sibling, "same_as %r: %r is no sibling", name, sibling)
     check(("resident" in table) == (shard.mode == "resident"), "manifest: mode %r and `resident`", shard.mode)
-    check(("grids" in table) == (version == 2), "manifest: format %d and `grids`", version)
-    shard.grid_names = field(table, "grids", list, "manifest") if version == 2 else []
-    if version == 2:
-        check(shard.grid_names and shard.mode == "tensors", "manifest: no grids, or in mode %r", shard.mode)
+    check(("refines" in table) == (shard.mode == "refined"), "manifest: mode %r and `refines`", shard.mode)
+    has_grids = version == 2 and shard.mode == "tensors"
+    check(version == (2 if has_grids or shard.mode == "refined" else 1), "manifest: format %d", version)
+    check(("grids" in table) == has_grids, "manifest: format %d and `grids`", version)
+    shard.grid_names = field(table, "grids", list, "manifest") if has_grids else []
+    check(shard.grid_names or not has_grids, "manifest: no grids")
+    shard.refines, shard.refined = None, {}
+    if shard.mode == "refined":
+        shard.refines = field(table, "refines", dict, "manifest")
+        base = field(shard.refines, "shard", str, "refines")
+        check(is_plain_path(base) and "/" not in base, "refines: %r is no sibling", base)
+        sha256_of(shard.refines, "sha256", "refines")
+        field(shard.refines, "tensors", list, "refines")
     shard.layout, shard.resident = None, []
     if shard.mode == "resident":
         resident = field(table, "resident", dict, "manifest")
@@ -276,7 +287,7 @@ def check_payload(shard, tensor):
         check(not payload, "the payload should be empty")
         return []
     matrix = shard.matrices.get(tensor.name)
-    cut = matrix or shard.grids.get(tensor.name) or shard
+    cut = matrix or shard.grids.get(tensor.name) or shard.refined.get(tensor.name) or shard
     n_chunks = -(-tensor.len_bytes // cut.chunk_bytes)
     reader = Reader(payload)
     directory = struct.iter_unpack("<IQ", reader.take(12 * n_chunks))
@@ -298,6 +309,8 @@ def payload_bytes(shard, tensor):
         return resident_bytes(shard, tensor)
     if tensor.name in shard.grids:
         return grid_bytes(shard, tensor)
+    if tensor.name in shard.refined:
+        return refined_tensor_bytes(shard, tensor)
     width = 1 if shard.mode == "opaque" else WIDTHS.get(tensor.dtype, 1)
     parts = []
     for index, chunk in enumerate(check_payload(shard, tensor)):
@@ -353,8 +366,41 @@ def grid_bytes(shard, tensor):
     grid, parts = shard.grids[tensor.name], []
     for index, chunk in enumerate(check_payload(shard, tensor)):
         with where("chunk %d" % index):
-            first = index * grid.chunk_rows
-            parts.append(rows_bytes(chunk, grid, range(first, min(grid.rows, first + grid.chunk_rows))))
+            parts.append(rows_bytes(chunk, grid, grid.rows_of(index)))
+    return b"".join(parts)
+
+
+# ---- 9. Refinements ------------------------------------------------------------------------------
+
+def read_base(shard):
+    """The shard that is refined, and the grids of the tensors that `refines` lists, by name."""
+    if shard.refines is None:
+        return None, {}
+    path = os.path.join(os.path.dirname(shard.path), shard.refines["shard"])
+    with where("refines %r" % shard.refines["shard"]):
+        check(os.path.isfile(path) and not os.path.samefile(path, shard.path), "no such file")
+        base = Shard(path)
+        check(base.mode == "tensors" and base.format == "2", "it is of mode %r and format %s", base.mode, base.format)
+        check(base.sha256 == shard.refines["sha256"], "it holds another model")
+    names, refined = list(shard.refines["tensors"]), {}
+    for tensor in shard.tensors:
+        if names and names[0] == tensor.name:
+            with where("refined %r" % names.pop(0)):
+                check(tensor.name not in shard.same_as, "it is in same_as, too")
+                check(tensor.name in base.grids, "it has no grid")
+                grid = base.grids[tensor.name]
+                check(tensor.dtype == "BF16" and tensor.shape == [grid.rows, grid.cols], "it is no such matrix")
+                refined[tensor.name] = grid
+    check(not names, "refines: %r is not there, or not in order", names[:1])
+    return base, refined
+
+
+def refined_tensor_bytes(shard, tensor):
+    grid, parts = shard.refined[tensor.name], []
+    base_chunks = check_payload(shard.base, shard.base.tensor[tensor.name])
+    for index, (chunk, base_chunk) in enumerate(zip(check_payload(shard, tensor), base_chunks)):
+        with where("chunk %d" % index):
+            parts.append(refined_bytes(chunk, base_chunk, grid, grid.rows_of(index)))
     return b"".join(parts)
 
 
@@ -386,13 +432,19 @@ def read_folder_table(data):
         if entry["kind"] in ("index", "config"):
             sha256_of(entry, "archived_sha256", path)
             field(entry, "original", str, path)
+        if "refined" in entry:
+            check(entry["kind"] == "shard" and version == 2, "%r: refined", path)
+            count_of(field(entry, "refined", dict, path), "bytes", path)
+            sha256_of(entry["refined"], "sha256", path)
+    refinements = {entry["path"] + ".refinement" for entry in files if "refined" in entry}
+    check(not refinements & {entry["path"] for entry in files}, "a refinement in the place of another file")
     paths = [entry["path"].encode("utf-8", "surrogatepass") for entry in files]
     check(paths == sorted(set(paths)), "files are not sorted by path, or two paths are equal")
     return files
 
 
-def restored_file(folder, entry):
-    """The original bytes of one entry of netweight.json."""
+def restored_file(folder, entry, tuned):
+    """The original bytes of one entry of netweight.json; of a refined shard the tuned values where `tuned` is set."""
     path = os.path.join(folder, *entry["path"].split("/"))
     check(os.path.isfile(path), "is not there")
     if entry["kind"] == "shard":
@@ -409,10 +461,16 @@ def restored_file(folder, entry):
         original = inflate(packed, entry["bytes"], "original")
     check(len(original) == entry["bytes"], "%d bytes instead of %d", len(original), entry["bytes"])
     check(hashlib.sha256(original).hexdigest() == entry["sha256"], "SHA-256 is wrong")
+    if "refined" in entry and not tuned:
+        with where("its refinement"):
+            check(os.path.isfile(path + ".refinement"), "is not there")
+            original = original_bytes(Shard(path + ".refinement"))
+            check(len(original) == entry["refined"]["bytes"], "%d bytes", len(original))
+            check(hashlib.sha256(original).hexdigest() == entry["refined"]["sha256"], "SHA-256 is wrong")
     return original
 
 
-def restored(archive):
+def restored(archive, tuned=False):
     """Yields (relative path or None, original bytes) for everything that `archive` stands for."""
     if not os.path.isdir(archive):
         with where(archive):
@@ -426,7 +484,7 @@ def restored(archive):
             files = read_folder_table(file.read())
     for entry in files:
         with where(os.path.join(archive, entry["path"])):
-            original = restored_file(archive, entry)
+            original = restored_file(archive, entry, tuned)
         yield entry["path"], original
 
 
@@ -434,9 +492,10 @@ def main():
     parser = argparse.ArgumentParser(description="Verify or restore a netweight archive.")
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("-o", metavar="OUT", dest="out")
+    parser.add_argument("--tuned", action="store_true", help="the tuned values, where a refinement gives the original")
     options = parser.parse_args()
     try:
-        for relative, original in restored(options.archive):
+        for relative, original in restored(options.archive, options.tuned):
             if options.out is None:
                 continue
             path = options.out if relative is None else os.path.join(options.out, *relative.split("/"))

@@ -31,6 +31,27 @@ pub(crate) fn forged_seeds() -> Vec<Vec<u8>> {
     make::archives().iter().map(|archive| forge::archive_parts(archive)).collect()
 }
 
+/// Input: the parts of [`forge::archive`], as the refinement of a good shard.
+pub(crate) fn refined(input: &[u8]) {
+    let scratch = Scratch::new();
+    scratch.write("a.safetensors", refined_shard());
+    exercise(&scratch.write("a.safetensors.refinement", &forge::archive(input)));
+}
+
+pub(crate) fn refined_seeds() -> Vec<Vec<u8>> {
+    let scratch = Scratch::new();
+    vec![forge::archive_parts(&make::refined(&scratch.path("archive")))]
+}
+
+fn refined_shard() -> &'static [u8] {
+    static SHARD: OnceLock<Vec<u8>> = OnceLock::new();
+    SHARD.get_or_init(|| {
+        let scratch = Scratch::new();
+        make::refined(&scratch.path("archive"));
+        std::fs::read(scratch.path("archive").join("a.safetensors")).expect("a shard")
+    })
+}
+
 /// Reads a shard in every way there is and compares the results.
 fn exercise(path: &Path) {
     let verified =

@@ -50,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     target("directory_read", parse::directory, parse::directory_seeds),
     target("archive_read", archive::read, archive::read_seeds),
     target("archive_forged", archive::forged, archive::forged_seeds),
+    target("refinement_forged", archive::refined, archive::refined_seeds),
     target("folder_restore", archive::folder_restore, archive::folder_restore_seeds),
     target("file_compress", checkpoint::file, checkpoint::file_seeds),
     target("index_compress", checkpoint::index, checkpoint::index_seeds),

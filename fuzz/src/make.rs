@@ -95,17 +95,30 @@ pub(crate) fn archives() -> Vec<Vec<u8>> {
     coded.chain([2, 4].map(|number| archive(number, &matrices))).chain([with_grids(&matrices)]).collect()
 }
 
+fn grid(rows: usize, cols: usize) -> Arc<Grid> {
+    let weights: Vec<f32> = (0..rows * cols).map(|idx| (idx * idx % 37) as f32 - 18.0).collect();
+    Arc::new(Grid::nearest(&weights, vec![2.0; rows], vec![0.5; cols]))
+}
+
 /// The archive of a file with matrices `m` and `n` in which grids stand for both.
 fn with_grids(file: &[u8]) -> Vec<u8> {
-    let grid = |rows: usize, cols: usize| {
-        let weights: Vec<f32> = (0..rows * cols).map(|idx| (idx * idx % 37) as f32 - 18.0).collect();
-        Arc::new(Grid::nearest(&weights, vec![2.0; rows], vec![0.5; cols]))
-    };
     let grids = BTreeMap::from([("m".to_owned(), grid(16, 64)), ("n".to_owned(), grid(31, 90))]);
     let scratch = Scratch::new();
     let (source, target) = (scratch.write("a.safetensors", file), scratch.path("b.safetensors"));
     compress_grids(&source, &target, &grids, &options(0), &Silent).expect("a good file");
     std::fs::read(target).expect("an archive")
+}
+
+/// What grids lack, below a new `folder`: the shard `a.safetensors` and its refinement; gives the refinement's bytes.
+pub(crate) fn refined(folder: &Path) -> Vec<u8> {
+    let grids = BTreeMap::from([("m".to_owned(), grid(16, 64))]);
+    let scratch = Scratch::new();
+    let source = scratch.path("src");
+    std::fs::create_dir_all(&source).expect("room");
+    std::fs::write(source.join("a.safetensors"), files().pop().expect("a file with matrices")).expect("room");
+    let keep = CompressOptions { keep_exact: true, ..options(0) };
+    compress_grids(&source, folder, &grids, &keep, &Silent).expect("a good folder");
+    std::fs::read(folder.join("a.safetensors.refinement")).expect("a refinement")
 }
 
 /// Makes an archive folder with a shard, an index and side files below `folder`; gives its `netweight.json`.

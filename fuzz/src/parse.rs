@@ -1,8 +1,8 @@
 //! The container's parsers: headers, manifests, chunk directories.
 
 use netweight_container::{
-    ALIGNMENT, Digest, FileKind, FolderFile, FolderManifest, Header, InputFile, Manifest, Mode, Original, Resident,
-    SameAs, check_padding, check_relative_path, chunks_offset, encode_directory, padded, read_directory,
+    ALIGNMENT, Digest, FileKind, FolderFile, FolderManifest, Header, InputFile, Manifest, Mode, Original, Refines,
+    Resident, SameAs, check_padding, check_relative_path, chunks_offset, encode_directory, padded, read_directory,
 };
 use netweight_tensor::{Dtype, n_bytes};
 use safetensors::SafeTensors;
@@ -99,6 +99,7 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
         same_as: [("a".to_owned(), same)].into(),
         resident: None,
         grids: vec![],
+        refines: None,
         header: b"0123456789".to_vec(),
     };
     let opaque = Manifest { mode: Mode::Opaque, same_as: Default::default(), header: vec![], ..manifest.clone() };
@@ -111,7 +112,17 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
     let resident = Some(Resident { layout: "exact11".to_owned(), tensors: vec!["w".to_owned()] });
     let resident = Manifest { mode: Mode::Resident, resident, ..manifest.clone() };
     let grids = Manifest { grids: vec!["w".to_owned()], ..manifest.clone() };
-    let seeds = [(&manifest, false), (&manifest, true), (&opaque, false), (&resident, false), (&grids, false)];
+    let (sha256, tensors) = (Digest::of(&[b"y"]), vec!["w".to_owned()]);
+    let refines = Some(Refines { shard: "a".to_owned(), sha256, tensors });
+    let refined = Manifest { mode: Mode::Refined, refines, ..manifest.clone() };
+    let seeds = [
+        (&manifest, false),
+        (&manifest, true),
+        (&opaque, false),
+        (&resident, false),
+        (&grids, false),
+        (&refined, false),
+    ];
     seeds.into_iter().map(|(manifest, is_zlib)| seed(manifest, is_zlib)).collect()
 }
 
@@ -134,6 +145,7 @@ pub(crate) fn folder_manifest_seeds() -> Vec<Vec<u8>> {
         bytes: text.len() as u64,
         sha256: Digest::of(&[text]),
         rewritten: matches!(kind, FileKind::Index | FileKind::Config).then(|| (Digest::of(&[b"y"]), text.to_vec())),
+        refined: None,
     };
     let files = vec![
         file("a/b.json", FileKind::Side),

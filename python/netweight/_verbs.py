@@ -29,7 +29,7 @@ class FileReport:
     sha256: str
     """Of the original."""
     mode: str | None
-    """For a shard: ``"tensors"``, ``"resident"`` or ``"opaque"``."""
+    """For a shard: ``"tensors"``, ``"resident"``, ``"opaque"`` or, restored with its refinement, ``"refined"``."""
     is_resumed: bool
     """Whether an earlier run had finished it."""
 
@@ -44,12 +44,22 @@ class CoderUse:
 
 
 @dataclass(frozen=True)
+class RefinementReport:
+    """What was written beside a tuned archive for its original to come back."""
+
+    n_files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Report:
     """What :func:`compress` or :func:`restore` did."""
 
     files: list[FileReport]
     original_bytes: int
     archive_bytes: int
+    refinement: RefinementReport | None
+    """What the program's ``tune --keep-exact`` wrote; of neither ``compress`` nor ``restore``."""
     seconds: float
     n_tensors: int
     n_tied: int
@@ -89,6 +99,10 @@ class VerifyReport:
 
     n_files: int
     original_bytes: int
+    n_refinements: int
+    """Refinements of a tuned archive that are there: the original comes out of them."""
+    n_left_out: int
+    """Refinements that belong to it and are not there. It is whole without."""
     is_compared: bool
     """Whether originals were there to compare with."""
     seconds: float
@@ -138,6 +152,16 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class InspectedRefinement:
+    """The refinement of a tuned archive, from which its original comes."""
+
+    n_files: int
+    n_here: int
+    bytes: int
+    """Of the files that are here."""
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What :func:`inspect` found."""
 
@@ -147,6 +171,7 @@ class Inspection:
     format: int | None
     level: str | None
     resident: str | None
+    refinement: InspectedRefinement | None
     tensors: list[TensorReport]
     totals: Totals
 
@@ -208,21 +233,30 @@ def restore(
     threads: int = 0,
     force: bool = False,
     check_sha256: bool = True,
+    tuned: bool = False,
     progress: OnProgress | None = None,
 ) -> Report:
-    """Gives the original of an archive back, byte for byte.
+    """Gives the original of an archive back, byte for byte; of a tuned archive without a refinement its values in bf16.
 
     ``check_sha256`` compares each restored file's SHA-256 with the original's; checksums of chunks are always checked.
-    Raises what :func:`compress` raises, and ``FormatError`` for an archive of a newer format.
+    ``tuned`` asks for the tuned values of an archive that has a refinement; without it, ``InvalidArgument`` says so where
+    the refinement was left out. Raises what :func:`compress` raises, and ``FormatError`` for an archive of a newer format.
     """
-    return _report(_netweight.restore(archive, destination, threads, force, check_sha256, progress))
+    return _report(_netweight.restore(archive, destination, threads, force, check_sha256, tuned, progress))
 
 
 def restore_tensor(
-    archive: Path, tensor: str, destination: Path, *, rows: tuple[int, int] | None = None, force: bool = False
+    archive: Path,
+    tensor: str,
+    destination: Path,
+    *,
+    rows: tuple[int, int] | None = None,
+    force: bool = False,
+    tuned: bool = False,
 ) -> RowsReport:
-    """Writes one tensor of an archive, or rows ``(start, stop)`` of it, as a safetensors file of its own."""
-    return RowsReport(**json.loads(_netweight.restore_tensor(archive, tensor, rows, destination, force)))
+    """Writes one tensor of an archive, or rows ``(start, stop)`` of it, as a safetensors file of its own. ``tuned`` is that
+    of :func:`restore`."""
+    return RowsReport(**json.loads(_netweight.restore_tensor(archive, tensor, rows, destination, force, tuned)))
 
 
 def verify(
@@ -246,6 +280,7 @@ def inspect(
     """
     found = json.loads(_netweight.inspect(path, bounds, threads, progress))
     found["totals"] = Totals(**found["totals"])
+    found["refinement"] = InspectedRefinement(**found["refinement"]) if found["refinement"] else None
     found["tensors"] = [_tensor_report(tensor) for tensor in found["tensors"]]
     return Inspection(**found)
 
@@ -280,6 +315,7 @@ def save_tensors(
 def _report(text: str) -> Report:
     report: dict[str, Any] = json.loads(text)
     report["files"] = [FileReport(**file) for file in report["files"]]
+    report["refinement"] = RefinementReport(**report["refinement"]) if report["refinement"] else None
     report["coders"] = {label: CoderUse(**use) for label, use in report["coders"].items()}
     return Report(**report)
 

@@ -65,6 +65,7 @@ pub fn compress_tensors(
 
 /// `netweight.restore`.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)]
 pub fn restore(
     py: Python<'_>,
     archive: PathBuf,
@@ -72,9 +73,10 @@ pub fn restore(
     threads: usize,
     force: bool,
     check_sha256: bool,
+    tuned: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<String> {
-    let options = RestoreOptions { threads, force, check_sha256 };
+    let options = RestoreOptions { threads, force, check_sha256, tuned };
     run(py, progress, |progress| netweight_pack::restore(&archive, &destination, &options, progress))
 }
 
@@ -87,9 +89,11 @@ pub fn restore_tensor(
     rows: Option<(u64, u64)>,
     destination: PathBuf,
     force: bool,
+    tuned: bool,
 ) -> PyResult<String> {
+    let options = RestoreOptions { force, tuned, ..RestoreOptions::default() };
     let rows = rows.map(|(begin, end)| begin..end);
-    run(py, None, |_| netweight_pack::restore_rows(&archive, tensor, rows, &destination, force))
+    run(py, None, |_| netweight_pack::restore_rows(&archive, tensor, rows, &destination, &options))
 }
 
 /// `netweight.verify`.
@@ -155,7 +159,7 @@ fn compress_options(
     check: bool,
 ) -> Result<CompressOptions> {
     let resident = resident.map(matrix::layout).transpose()?;
-    Ok(CompressOptions { level: self::level(level)?, resident, threads, force, check })
+    Ok(CompressOptions { level: self::level(level)?, resident, threads, force, check, keep_exact: false })
 }
 
 fn level(name: &str) -> Result<Level> {

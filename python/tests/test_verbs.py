@@ -130,6 +130,33 @@ def test_damage_is_a_problem(bookworm_archive, tmp_path):
     assert not (tmp_path / "back").exists()
 
 
+def test_refinement(tmp_path):
+    """A tuned archive gives its original, or its tuned values; and only these where its refinement was left out."""
+    golden = BOOKWORM.parents[1] / "tests" / "golden" / "v2" / "refined"
+    tuned, original = tmp_path / "tuned", golden / "original"
+    shutil.copytree(golden / "archive", tuned)
+
+    def shard(folder):
+        return (folder / "model-1.safetensors").read_bytes()
+
+    report = netweight.restore(tuned, tmp_path / "back")
+    assert shard(tmp_path / "back") == shard(original) and report.refinement is None
+    netweight.restore(tuned, tmp_path / "values", tuned=True)
+    assert shard(tmp_path / "values") != shard(original)
+    found = netweight.verify(tuned, against=original)
+    assert found.is_ok and (found.n_refinements, found.n_left_out) == (2, 0)
+    for refinement in tuned.glob("*.refinement"):
+        refinement.unlink()
+    with pytest.raises(netweight.InvalidArgument, match="refinement is not here"):
+        netweight.restore(tuned, tmp_path / "none")
+    with pytest.raises(netweight.InvalidArgument, match="refinement is not here"):
+        netweight.restore_tensor(tuned, "every", tmp_path / "none")
+    netweight.restore_tensor(tuned, "every", tmp_path / "every.safetensors", tuned=True)
+    found = netweight.verify(tuned)
+    assert found.is_ok and (found.n_refinements, found.n_left_out) == (0, 2)
+    assert netweight.inspect(tuned).refinement == netweight.InspectedRefinement(n_files=2, n_here=0, bytes=0)
+
+
 def test_newer_format(archive):
     archive.write_bytes(archive.read_bytes().replace(b'"netweight":"1"', b'"netweight":"9"'))
     with pytest.raises(netweight.FormatError, match="update netweight"):

@@ -23,8 +23,11 @@ pub struct Card {
     pub precision: Vec<MatrixPrecision>,
     /// How large it is.
     pub sizes: Sizes,
-    /// Files that the card speaks of, sorted by path: all of the archive but the card itself.
+    /// Files that the card speaks of, sorted by path: all of the archive but the card itself, and but its refinement.
     pub files: Vec<FileDigest>,
+    /// Files that give the original back, sorted by path. They may be left out: nothing that was measured needs them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refinement: Vec<FileDigest>,
     /// On each text.
     pub evidence: Vec<Evidence>,
     /// How long both say the same where each reads only itself.
@@ -128,12 +131,18 @@ pub struct TextRecord {
 pub struct Sizes {
     /// The checkpoint.
     pub original_bytes: u64,
-    /// The archive: all of its files but the card.
+    /// The archive: all of its files but the card, and but its refinement.
     pub archive_bytes: u64,
     /// Weights of the matrices.
     pub n_weights: u64,
-    /// Bits of each of these, in the archive.
+    /// Bits of each of these, in the archive, its refinement aside.
     pub bits_per_weight: f64,
+    /// The refinement's files, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refinement_bytes: Option<u64>,
+    /// `bits_per_weight`, and the refinement's files: what the original takes where both are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_weight_with_refinement: Option<f64>,
 }
 
 /// A file as it is in the archive.

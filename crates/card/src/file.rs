@@ -124,11 +124,12 @@ pub fn digests<'a>(folder: &Path, relative: impl IntoIterator<Item = &'a str>) -
     Ok(files)
 }
 
-/// Paths that are not as the card lists them, or that only one side has.
+/// Paths that are not as the card lists them, or that only one side has. Files of a refinement may be missing.
 pub fn differing(card: &Card, found: &[FileDigest]) -> Vec<String> {
     let mut paths: Vec<String> =
         card.files.iter().filter(|file| !found.contains(file)).map(|f| f.path.clone()).collect();
-    paths.extend(found.iter().filter(|file| !card.files.contains(file)).map(|file| file.path.clone()));
+    let is_known = |file: &FileDigest| card.files.contains(file) || card.refinement.contains(file);
+    paths.extend(found.iter().filter(|file| !is_known(file)).map(|file| file.path.clone()));
     paths.sort();
     paths.dedup();
     paths

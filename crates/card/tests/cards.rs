@@ -37,8 +37,16 @@ fn card() -> Card {
             divergence: 1.0 / 7.0,
             heads: vec![1e-7, 0.1],
         }],
-        sizes: Sizes { original_bytes: 9, archive_bytes: 3, n_weights: 4, bits_per_weight: 4.1 },
+        sizes: Sizes {
+            original_bytes: 9,
+            archive_bytes: 3,
+            n_weights: 4,
+            bits_per_weight: 4.1,
+            refinement_bytes: None,
+            bits_per_weight_with_refinement: None,
+        },
         files: Vec::new(),
+        refinement: Vec::new(),
         evidence: Vec::new(),
         free_run: None,
     }
@@ -109,4 +117,11 @@ fn files_that_differ() {
     let found = digests(folder.path(), ["a", "b"]).unwrap();
     assert_eq!(differing(&card, &found), ["a", "b"]);
     assert!(matches!(digests(folder.path(), ["c"]), Err(Error::Io { .. })));
+    // A refinement may be missing, but not be another.
+    card.files = found[..1].to_vec();
+    card.refinement = found[1..].to_vec();
+    assert_eq!(differing(&card, &found), Vec::<String>::new());
+    assert_eq!(differing(&card, &found[..1]), Vec::<String>::new());
+    std::fs::write(folder.path().join("b"), b"x").unwrap();
+    assert_eq!(differing(&card, &digests(folder.path(), ["a", "b"]).unwrap()), ["b"]);
 }

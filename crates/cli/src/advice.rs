@@ -9,8 +9,14 @@ const ELSEWHERE: &str = "choose another destination with -o";
 const NAMES: &str = "`netweight inspect --all` lists names and shapes";
 
 /// Part of the text of an `InvalidArgument`, what it means, and what to do next. The first match counts.
-const ARGUMENTS: [(&str, Kind, &str); 25] = [
+const ARGUMENTS: [(&str, Kind, &str); 27] = [
     ("already there", Kind::Exists, "pass --force to replace it, or choose another destination with -o"),
+    (
+        "its refinement is not here",
+        Kind::Input,
+        "fetch the archive's *.refinement files too, or pass --tuned for the tuned values, in bf16",
+    ),
+    ("its refinement is needed", Kind::Usage, "rename that file: --keep-exact needs its name"),
     ("would be lost", Kind::Exists, "move that file away, or choose another destination with -o"),
     ("will not be replaced", Kind::Exists, ELSEWHERE),
     ("stands where", Kind::Exists, "move it away, or choose another destination with -o"),

@@ -88,6 +88,62 @@ fn bits_are_kept_and_the_card_is_true() {
     assert!(changed.stderr.contains("signature"), "{changed:?}");
 }
 
+/// Bytes of every file, by name.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    names(folder).into_iter().map(|name| (name.clone(), std::fs::read(folder.join(name)).unwrap())).collect()
+}
+
+#[test]
+fn the_original_is_kept() {
+    let work = scratch();
+    let path = |name: &str| work.path().join(name);
+    let (tuned, back, refinement) = (path("tuned"), path("back"), path("tuned/model.safetensors.refinement"));
+    let ran = finish(tune(&tuned, args!["--bits", "4", "--json", "--keep-exact"]).arg("--threads=2")).ok();
+    let sizes = &ran.json()["card"]["sizes"];
+    let bits = |key: &str| sizes[key].as_f64().unwrap();
+    let in_all = bits("bits_per_weight_with_refinement");
+    assert!(bits("bits_per_weight") <= 4.0 && in_all < 11.8, "{sizes}");
+    let on_disk = |path: &Path| std::fs::metadata(path).unwrap().len();
+    assert_eq!(sizes["refinement_bytes"].as_u64(), Some(on_disk(&refinement)));
+    let all: u64 = names(&tuned).iter().map(|name| on_disk(&tuned.join(name))).sum();
+    let beside = on_disk(&tuned.join("netweight-card.json")) + on_disk(&refinement);
+    assert_eq!(sizes["archive_bytes"].as_u64(), Some(all - beside));
+
+    let restored = run(args!["restore", tuned, "-o", back]).ok();
+    assert!(restored.stdout.contains("the original's files, every byte"), "{restored:?}");
+    assert!(contents(&back) == contents(&bookworm()));
+    run(args!["restore", tuned, "-o", path("values"), "--tuned", "--quiet"]).ok();
+    let values = contents(&path("values"));
+    assert!(values != contents(&back) && values.len() == names(&back).len());
+    let found = run(args!["verify", tuned, "--against", bookworm()]).ok();
+    assert!(found.stdout.contains("the original comes out"), "{found:?}");
+    let shown = run(args!["audit", tuned]).ok().stdout;
+    assert!(shown.contains("bits each in all; here, as it was written"), "{shown}");
+    let shown = run(args!["inspect", tuned, "--no-bounds"]).ok().stdout;
+    assert!(shown.contains("and a refinement of"), "{shown}");
+
+    // Damaged, then left out.
+    let good = std::fs::read(&refinement).unwrap();
+    let mut bytes = good.clone();
+    bytes[good.len() / 2] ^= 4;
+    std::fs::write(&refinement, bytes).unwrap();
+    for args in [&args!["verify", tuned][..], args!["audit", tuned], args!["restore", tuned, "-o", path("x")]] {
+        let ran = run(args).code(1);
+        assert!((ran.stdout.clone() + &ran.stderr).contains("model.safetensors.refinement"), "{ran:?}");
+    }
+    std::fs::remove_file(&refinement).unwrap();
+    let refused = run(args!["restore", tuned, "-o", path("x")]).code(3);
+    assert!(refused.stderr.contains("refinement is not here") && refused.stderr.contains("--tuned"), "{refused:?}");
+    assert!(!path("x").exists());
+    let found = run(args!["verify", tuned]).ok();
+    assert!(found.stdout.contains("its refinement is not here"), "{found:?}");
+    let shown = run(args!["audit", tuned]).ok().stdout;
+    assert!(shown.contains("; not here"), "{shown}");
+    run(args!["restore", tuned, "-o", path("x"), "--tuned"]).ok();
+    assert!(contents(&path("x")) == values);
+    run(args!["run", tuned, "--raw", "It was", "--max-tokens", "4", "--quiet"]).ok();
+}
+
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     let work = scratch();

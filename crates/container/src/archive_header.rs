@@ -32,15 +32,17 @@ pub struct ArchiveHeader<'a> {
 
 impl<'a> ArchiveHeader<'a> {
     /// Reserves room for the payloads `names` and the manifest, in this order, with data of at most
-    /// `max_data_bytes` bytes. The format version follows from whether there are steps of grids. `None` where the header would be longer than safetensors allows.
+    /// `max_data_bytes` bytes; `has_grids`, or refines some, decides the format version. `None` where the header would
+    /// be longer than safetensors allows.
     pub fn reserve(
         names: Vec<&'a str>,
+        has_grids: bool,
         original_format: Option<&'a str>,
         max_data_bytes: u64,
     ) -> Option<ArchiveHeader<'a>> {
         let original_format = original_format.filter(|format| is_shown(format));
         let widest = std::iter::repeat_n(max_data_bytes, names.len() + 1);
-        let format = format_of(names.contains(&STEPS_NAME));
+        let format = format_of(has_grids);
         let json = json(&names, format, original_format, widest.map(|most| (most, most, most)));
         let header_bytes = padded(8 + json.len() as u64);
         (header_bytes - 8 <= MAX_HEADER_BYTES).then_some(ArchiveHeader { original_format, names, format, header_bytes })

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{check_format, deflate, format_of, inflate};
+use crate::manifest::{check_format, deflate, format_of, inflate, not_null};
 use crate::{Digest, Error, FileKind, Result};
 
 /// Name of the folder manifest.
@@ -16,6 +16,9 @@ pub const FOLDER_MANIFEST_NAME: &str = "netweight.json";
 /// Name of the file that says what was measured of a model. It speaks of all others, `netweight.json` among them, which
 /// therefore does not list it.
 pub const CARD_NAME: &str = "netweight-card.json";
+
+/// What follows the name of an archive shard in the name of its refinement. No `.safetensors`: nobody is to load it.
+pub const REFINEMENT_SUFFIX: &str = ".refinement";
 
 /// A file that an archive rewrites is refused where its original is longer.
 pub const MAX_REWRITTEN_BYTES: u64 = 100_000_000;
@@ -33,6 +36,25 @@ pub struct FolderFile {
     pub sha256: Digest,
     /// For an index or a config: SHA-256 of the rewritten file, and the original's bytes.
     pub rewritten: Option<(Digest, Vec<u8>)>,
+    /// For a shard with a refinement, which may be there or not: the file that comes out of both.
+    pub refined: Option<Refined>,
+}
+
+/// The file that comes out of an archive shard and its refinement, where `bytes` and `sha256` of the shard are those of
+/// tuned values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refined {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256.
+    pub sha256: Digest,
+}
+
+impl FolderFile {
+    /// Relative path of its refinement, if it has one.
+    pub fn refinement(&self) -> Option<String> {
+        self.refined.map(|_| format!("{}{REFINEMENT_SUFFIX}", self.path))
+    }
 }
 
 /// The manifest of an archive folder.
@@ -68,6 +90,8 @@ struct JsonFile {
     archived_sha256: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     original: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
+    refined: Option<Refined>,
 }
 
 impl FolderManifest {
@@ -104,7 +128,14 @@ impl FolderManifest {
         let json: Json =
             serde_json::from_str(text).map_err(|error| Error::corrupt(format!("netweight.json: {error}")))?;
         check_paths(json.files.iter().map(|file| file.path.as_str()))?;
+        if json.files.iter().any(|file| file.refined.is_some()) && json.format != u64::from(format_of(true)) {
+            return Err(Error::corrupt("netweight.json: a refinement in an archive without grids"));
+        }
         let files = json.files.into_iter().map(JsonFile::checked).collect::<Result<Vec<FolderFile>>>()?;
+        let refinements: BTreeSet<String> = files.iter().filter_map(FolderFile::refinement).collect();
+        if files.iter().any(|file| refinements.contains(&file.path)) {
+            return Err(Error::corrupt("netweight.json: a refinement in the place of another file"));
+        }
         Ok(FolderManifest { writer: json.writer, has_grids: json.format == u64::from(format_of(true)), files })
     }
 }
@@ -122,6 +153,7 @@ impl From<&FolderFile> for JsonFile {
             sha256: file.sha256,
             archived_sha256: file.rewritten.as_ref().map(|(archived, _)| *archived),
             original: file.rewritten.as_ref().map(|(_, original)| STANDARD.encode(deflate(original))),
+            refined: file.refined,
         }
     }
 }
@@ -145,7 +177,11 @@ impl JsonFile {
             }
             _ => None,
         };
-        Ok(FolderFile { path: self.path, kind: self.kind, bytes: self.bytes, sha256: self.sha256, rewritten })
+        if self.refined.is_some() && self.kind != FileKind::Shard {
+            return Err(Error::corrupt("a refinement of what is no shard"));
+        }
+        let JsonFile { path, kind, bytes, sha256, refined, .. } = self;
+        Ok(FolderFile { path, kind, bytes, sha256, rewritten, refined })
     }
 }
 

@@ -41,12 +41,12 @@ pub use checkpoint::{Checkpoint, FileKind, SourceFile};
 pub use digest::Digest;
 pub use error::{Context, Error, ErrorKind, Place, Result};
 pub use folder::{
-    CARD_NAME, FOLDER_MANIFEST_NAME, FolderFile, FolderManifest, MAX_REWRITTEN_BYTES, check_relative_path,
-    join_without_links,
+    CARD_NAME, FOLDER_MANIFEST_NAME, FolderFile, FolderManifest, MAX_REWRITTEN_BYTES, REFINEMENT_SUFFIX, Refined,
+    check_relative_path, join_without_links,
 };
 pub use header::{Entry, Header, MAX_HEADER_BYTES};
 pub use input::InputFile;
-pub use manifest::{FORMAT, Manifest, Mode, Original, Resident, SameAs, check_format_mark};
+pub use manifest::{FORMAT, Manifest, Mode, Original, Refines, Resident, SameAs, check_format_mark};
 pub use mapped::MappedFile;
 pub use payload::{
     ALIGNMENT, ChunkRef, check_padding, chunks_offset, directory_bytes, encode_directory, n_chunks, padded,

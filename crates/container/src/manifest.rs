@@ -32,6 +32,8 @@ pub enum Mode {
     Resident,
     /// One payload for the whole file.
     Opaque,
+    /// As `Tensors`, and some payloads say how tensors differ from the grids of another archive shard.
+    Refined,
 }
 
 /// The original file.
@@ -64,6 +66,17 @@ pub struct Resident {
     pub tensors: Vec<String>,
 }
 
+/// The archive shard that a refinement makes an original of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refines {
+    /// File name of its sibling.
+    pub shard: String,
+    /// SHA-256 of the values that the sibling stands for: its own `original`.
+    pub sha256: Digest,
+    /// Names of the tensors that are refined, in offset order.
+    pub tensors: Vec<String>,
+}
+
 /// The manifest of an archive shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -84,6 +97,8 @@ pub struct Manifest {
     /// Names of the tensors that are stored as grids, in offset order; in mode `tensors` only. An archive shard that
     /// has any is of format 2.
     pub grids: Vec<String>,
+    /// What is refined; there in mode `refined`, which is of format 2, and in no other.
+    pub refines: Option<Refines>,
     /// The original's header bytes with their 8-byte length; empty in mode `opaque`.
     pub header: Vec<u8>,
 }
@@ -106,16 +121,20 @@ struct Json {
     resident: Option<Resident>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     grids: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
+    refines: Option<Refines>,
 }
 
-fn not_null<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Resident>, D::Error> {
-    Resident::deserialize(from).map(Some)
+pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> std::result::Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 impl Manifest {
     /// The format version of the archive shard.
     pub fn format(&self) -> u32 {
-        format_of(!self.grids.is_empty())
+        format_of(!self.grids.is_empty() || self.mode == Mode::Refined)
     }
 
     /// The manifest tensor's bytes before its digest; [`Manifest::seal`] completes them.
@@ -133,6 +152,7 @@ impl Manifest {
             same_as: self.same_as.clone(),
             resident: self.resident.clone(),
             grids: self.grids.clone(),
+            refines: self.refines.clone(),
         };
         let json = serde_json::to_vec(&json).map_err(|error| Error::invalid(error.to_string()))?;
         let json_len = u32::try_from(json.len()).map_err(|_| Error::invalid("the manifest is too long"))?;
@@ -180,7 +200,7 @@ impl Manifest {
 
 impl Json {
     fn checked(self, header_zlib: &[u8]) -> Result<Manifest> {
-        let Json { format, writer, level, mode, chunk_bytes, original, same_as, resident, grids } = self;
+        let Json { format, writer, level, mode, chunk_bytes, original, same_as, resident, grids, refines } = self;
         let sizes_hold = chunk_bytes.is_power_of_two()
             && (MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes)
             && original.header_bytes <= MAX_HEADER_BYTES + 8
@@ -189,7 +209,7 @@ impl Json {
             return Err(Error::corrupt("a size in the manifest is out of range"));
         }
         let header = match mode {
-            Mode::Tensors | Mode::Resident => inflate(header_zlib, original.header_bytes)?,
+            Mode::Tensors | Mode::Resident | Mode::Refined => inflate(header_zlib, original.header_bytes)?,
             Mode::Opaque if header_zlib.is_empty() && same_as.is_empty() => Vec::new(),
             Mode::Opaque => return Err(Error::corrupt("an opaque manifest with a header or ties")),
         };
@@ -197,14 +217,19 @@ impl Json {
         if is_resident != (mode == Mode::Resident).then_some(true) {
             return Err(Error::corrupt("the mode and the list of resident tensors do not agree"));
         }
-        if format != u64::from(format_of(!grids.is_empty())) || (mode != Mode::Tensors && !grids.is_empty()) {
+        let has_grids = !grids.is_empty() || mode == Mode::Refined;
+        if format != u64::from(format_of(has_grids)) || (mode != Mode::Tensors && !grids.is_empty()) {
             return Err(Error::corrupt("the format, the mode and the list of grids do not agree"));
         }
+        if (mode == Mode::Refined) != refines.is_some() {
+            return Err(Error::corrupt("the mode and what is refined do not agree"));
+        }
         let names = same_as.values().filter_map(|same| same.shard.as_deref());
+        let names = names.chain(refines.as_ref().map(|refines| refines.shard.as_str()));
         if names.into_iter().any(|shard| !is_file_name(shard)) {
             return Err(Error::corrupt("a sibling shard that is not a file name"));
         }
-        Ok(Manifest { writer, level, mode, chunk_bytes, original, same_as, resident, grids, header })
+        Ok(Manifest { writer, level, mode, chunk_bytes, original, same_as, resident, grids, refines, header })
     }
 }
 
@@ -212,7 +237,7 @@ fn is_file_name(name: &str) -> bool {
     !name.contains('/') && crate::check_relative_path(name).is_ok()
 }
 
-/// The format version of archives, with or without grids.
+/// The format version of archives, with or without grids (or what refines them).
 pub(crate) fn format_of(has_grids: bool) -> u32 {
     if has_grids { FORMAT } else { FORMAT_EXACT }
 }

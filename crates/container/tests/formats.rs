@@ -2,7 +2,7 @@
 
 use netweight_container::{
     ArchiveHeader, AtomicFile, Digest, ErrorKind, FileKind, FolderFile, FolderManifest, Header, Manifest, Mode,
-    Original, Resident, SameAs, check_format_shown, check_relative_path,
+    Original, Refined, Refines, Resident, SameAs, check_format_shown, check_relative_path,
 };
 
 #[test]
@@ -21,7 +21,7 @@ fn relative_paths() {
 fn archive_headers_fit_what_was_reserved() {
     let check = |names: &[&str], format: Option<&str>, sizes: &[u64]| {
         let most = sizes.iter().sum();
-        let plan = ArchiveHeader::reserve(names.to_vec(), format, most).unwrap();
+        let plan = ArchiveHeader::reserve(names.to_vec(), false, format, most).unwrap();
         let bytes = plan.write(sizes).unwrap();
         assert_eq!((bytes.len() as u64, bytes.len() % 64), (plan.header_bytes(), 0));
         let header = Header::parse(&bytes, plan.header_bytes() + most).unwrap();
@@ -32,8 +32,8 @@ fn archive_headers_fit_what_was_reserved() {
     check(&[], None, &[1]);
     check(&["a", "b\"\n\u{1}ü"], Some("pt"), &[0, 1 << 50, 77]);
     check(&["a", "b", "c"], None, &[0, 0, 64, 100]);
-    assert!(ArchiveHeader::reserve(vec!["a"], None, 9).unwrap().write(&[1]).is_err());
-    assert!(ArchiveHeader::reserve(vec![&"x".repeat(100_000_000)], None, 9).is_none());
+    assert!(ArchiveHeader::reserve(vec!["a"], false, None, 9).unwrap().write(&[1]).is_err());
+    assert!(ArchiveHeader::reserve(vec![&"x".repeat(100_000_000)], false, None, 9).is_none());
 }
 
 fn manifest() -> Manifest {
@@ -47,6 +47,7 @@ fn manifest() -> Manifest {
         same_as: [("a".to_owned(), same)].into(),
         resident: None,
         grids: vec![],
+        refines: None,
         header: b"0123456789".to_vec(),
     }
 }
@@ -92,6 +93,14 @@ fn manifests() {
         },
         corrupt,
     );
+    let refines = |shard: &str| {
+        let (shard, tensors) = (shard.to_owned(), vec!["w".to_owned()]);
+        Some(Refines { shard, sha256: Digest::of(&[b"y"]), tensors })
+    };
+    check(&|manifest| (manifest.mode, manifest.refines) = (Mode::Refined, refines("x.safetensors")), None);
+    check(&|manifest| (manifest.mode, manifest.refines) = (Mode::Refined, refines("../x.safetensors")), corrupt);
+    check(&|manifest| manifest.refines = refines("x.safetensors"), corrupt);
+    check(&|manifest| manifest.mode = Mode::Refined, corrupt);
     for shard in ["", "..", "a/b", "/a", "a\\b"] {
         let change = |manifest: &mut Manifest| manifest.same_as.get_mut("a").unwrap().shard = Some(shard.to_owned());
         check(&change, corrupt);
@@ -150,6 +159,7 @@ fn folder_manifests() {
         bytes: 1,
         sha256: Digest::of(&[b"x"]),
         rewritten: None,
+        refined: None,
     };
     let mut index = file("b.safetensors.index.json");
     (index.kind, index.rewritten) = (FileKind::Index, Some((Digest::of(&[b"y"]), b"x".to_vec())));
@@ -165,6 +175,18 @@ fn folder_manifests() {
     check(vec![file("b"), file("a")], false);
     check(vec![file("a"), file("a")], false);
     check(vec![file("../a")], false);
+
+    let mut shard = FolderFile { kind: FileKind::Shard, ..file("a.safetensors") };
+    shard.refined = Some(Refined { bytes: 2, sha256: Digest::of(&[b"z"]) });
+    assert_eq!(shard.refinement().as_deref(), Some("a.safetensors.refinement"));
+    let is_read = |has_grids: bool, files: Vec<FolderFile>| {
+        let manifest = FolderManifest { writer: "test".to_owned(), has_grids, files };
+        FolderManifest::decode(&manifest.encode().unwrap()).is_ok_and(|found| found == manifest)
+    };
+    assert!(is_read(true, vec![shard.clone()]));
+    assert!(!is_read(false, vec![shard.clone()]));
+    assert!(!is_read(true, vec![shard.clone(), file("a.safetensors.refinement")]));
+    assert!(!is_read(true, vec![FolderFile { kind: FileKind::Side, ..shard }]));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Writes the golden archives of format version 2: those with grids.
+//! Writes the golden archives of format version 2: those with grids, and one with a refinement.
 //!
 //!     cargo run --release -p netweight-pack --example make_golden_grid
 //!
@@ -32,7 +32,57 @@ fn main() -> Result<()> {
     ];
     write(&root.join("grid"), &small, true)?;
     // More than one chunk, with classes of rows.
-    write(&root.join("grid-chunks"), &[("large", Some(grid(700, 1001, 1.5, &mut random)))], false)
+    write(&root.join("grid-chunks"), &[("large", Some(grid(700, 1001, 1.5, &mut random)))], false)?;
+    write_refined(&root.join("refined"), &mut random)
+}
+
+/// Two shards and what their grids lack: matrices of bf16, with several classes of weights and with weights that are no
+/// numbers, of f32, and tensors without grids.
+fn write_refined(golden: &Path, random: &mut Random) -> Result<()> {
+    if golden.exists() {
+        println!("{}: kept", golden.display());
+        return Ok(());
+    }
+    let every = every_index();
+    let several = Grid { row_steps: vec![0.015625; 120], ..grid(120, 160, 0.4, random) };
+    let single = grid(30, 20, 0.3, random);
+    let near = |grid: &Grid, random: &mut Random| -> Vec<f32> {
+        let value = |idx: usize| f32::from_bits(u32::from(grid.value(idx / grid.cols, idx % grid.cols)) << 16);
+        let step = |idx: usize| grid.row_steps[idx / grid.cols] * grid.col_steps[idx % grid.cols];
+        (0..grid.indices.len()).map(|idx| value(idx) + step(idx) * random.normal() / 3.0).collect()
+    };
+    let bf16 = |weights: Vec<f32>| weights.iter().flat_map(|w| ((w.to_bits() >> 16) as u16).to_le_bytes()).collect();
+    let every_weight: Vec<u8> = (0..every.indices.len()).flat_map(|idx| (idx as u16 * 8 + 3).to_le_bytes()).collect();
+    let first = [
+        ("several", "BF16", several.rows, several.cols, bf16(near(&several, random))),
+        ("exact", "BF16", 20, 30, every_weight[..1200].to_vec()),
+        ("every", "BF16", every.rows, every.cols, every_weight),
+    ];
+    let singles = near(&single, random).iter().flat_map(|weight| weight.to_le_bytes()).collect();
+    let second = [("single", "F32", single.rows, single.cols, singles), ("tied", "BF16", 30, 20, first[1].4.clone())];
+    let original = golden.join("original");
+    fs::create_dir_all(&original)?;
+    fs::write(original.join("config.json"), "{\n  \"model_type\": \"golden\"\n}\n")?;
+    for (name, tensors) in [("model-1.safetensors", &first[..]), ("model-2.safetensors", &second[..])] {
+        let (mut rows, mut data) = (Vec::new(), Vec::new());
+        for (name, dtype, n_rows, n_cols, bytes) in tensors {
+            let (start, end) = (data.len(), data.len() + bytes.len());
+            data.extend(bytes);
+            rows.push(format!(
+                r#""{name}":{{"dtype":"{dtype}","shape":[{n_rows},{n_cols}],"data_offsets":[{start},{end}]}}"#
+            ));
+        }
+        let json = format!("{{{}}}", rows.join(","));
+        fs::write(original.join(name), [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat())?;
+    }
+    let grids = [("several", several), ("every", every), ("single", single)];
+    let grids: BTreeMap<String, Arc<Grid>> = grids.map(|(name, grid)| (name.to_owned(), Arc::new(grid))).into();
+    for (archive, level) in [("archive", Level::Default), ("archive-max", Level::Max)] {
+        let options = CompressOptions { level, keep_exact: true, ..CompressOptions::default() };
+        compress_grids(&original, &golden.join(archive), &grids, &options, &Silent)?;
+    }
+    println!("{}: written", golden.display());
+    Ok(())
 }
 
 fn write(golden: &Path, tensors: &[(&str, Option<Grid>)], keep_original: bool) -> Result<()> {

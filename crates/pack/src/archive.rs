@@ -10,10 +10,10 @@ use netweight_container::{
     Context, Digest, Entry, Error, FOLDER_MANIFEST_NAME, FileKind, FolderManifest, Header, InputFile, Mode, Result,
 };
 
-use crate::chunk;
 use crate::parts::{Part, Siblings, home};
 use crate::shard_file::ShardFile;
 use crate::workers::Worker;
+use crate::{chunk, refinement};
 
 /// An archive: a folder, or a single archive shard.
 pub struct Archive {
@@ -28,6 +28,19 @@ impl Archive {
     /// # Errors
     /// `InvalidArgument` where it is no archive; `Truncated`, `Corrupt`, `Unsupported`, `Io`.
     pub fn open(path: &Path) -> Result<Archive> {
+        Archive::open_as(path, false)
+    }
+
+    /// As [`Archive::open`]; of shards that have a refinement not the tuned values but the original. For other archives
+    /// this is the same.
+    ///
+    /// # Errors
+    /// As [`Archive::open`]; `InvalidArgument` also where a refinement is not there.
+    pub fn open_original(path: &Path) -> Result<Archive> {
+        Archive::open_as(path, true)
+    }
+
+    fn open_as(path: &Path, is_refined: bool) -> Result<Archive> {
         let mut siblings = Siblings::default();
         let mut shards = BTreeMap::new();
         if !path.is_dir() {
@@ -35,9 +48,12 @@ impl Archive {
             shards.insert(name, ArchiveShard::open_with(path, &mut siblings)?);
             return Ok(Archive { root: path.to_path_buf(), folder: None, shards });
         }
-        let folder = read_folder_manifest(path)?;
-        for file in folder.files.iter().filter(|file| file.kind == FileKind::Shard) {
-            let shard_path = path.join(&file.path);
+        let mut folder = read_folder_manifest(path)?;
+        for file in folder.files.iter_mut().filter(|file| file.kind == FileKind::Shard) {
+            let mut shard_path = path.join(&file.path);
+            if is_refined && let Some((refined, place)) = refinement::take(file, path)? {
+                (file.bytes, file.sha256, shard_path) = (refined.bytes, refined.sha256, place);
+            }
             let shard = ArchiveShard::open_with(&shard_path, &mut siblings)?;
             if shard.original_bytes() != file.bytes || shard.original_sha256() != file.sha256 {
                 return Err(Error::corrupt("not the shard that netweight.json lists").in_file(&shard_path));

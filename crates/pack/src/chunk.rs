@@ -5,7 +5,7 @@ use netweight_container::{ChunkRef, Error, InputFile, Result};
 
 use crate::coding::Coding;
 use crate::workers::Worker;
-use crate::{grid, resident};
+use crate::{grid, refined, resident};
 
 /// A chunk that was encoded, or the empty place of one.
 #[derive(Debug, Default)]
@@ -33,6 +33,7 @@ pub(crate) fn encode(
         }
         Coding::Groups(geometry) => resident::encode(geometry, raw, &mut coded.bytes)?,
         Coding::Grid(steps) => grid::encode(worker, steps, chunk_idx, raw, &mut coded.bytes)?,
+        Coding::Refined(base) => refined::encode(worker, base, chunk_idx, raw, &mut coded.bytes)?,
     }
     coded.crc = checksum(&coded.bytes);
     coded.label = label(coding, chunk_idx, &coded.bytes)?;
@@ -97,6 +98,7 @@ fn decode_bytes(worker: &mut Worker, coding: &Coding, chunk_idx: usize, bytes: &
         Coding::Chunks(dtype) => worker.decoder.decode_chunk(*dtype, bytes, dst).map_err(codec_error),
         Coding::Groups(geometry) => resident::decode(geometry, bytes, dst),
         Coding::Grid(steps) => grid::decode(worker, steps, chunk_idx, bytes, dst),
+        Coding::Refined(base) => refined::decode(worker, base, chunk_idx, bytes, dst),
     }
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn codec_error(error: netweight_codec::Error) -> Error {
     }
 }
 
-/// How a chunk is coded, in words: `half 6: raw + rans8`, a layout's name, or `grid: rans12`.
+/// How a chunk is coded, in words: `half 6: raw + rans8`, a layout's name, `grid: rans12`, or `refined half 4: raw + rans12`.
 fn label(coding: &Coding, chunk_idx: usize, bytes: &[u8]) -> Result<String> {
     match coding {
         Coding::Chunks(dtype) => {
@@ -120,6 +122,7 @@ fn label(coding: &Coding, chunk_idx: usize, bytes: &[u8]) -> Result<String> {
         }
         Coding::Groups(geometry) => Ok(resident::check(geometry, bytes)?.layout().name().to_owned()),
         Coding::Grid(steps) => grid::label(steps, chunk_idx, bytes),
+        Coding::Refined(_) => refined::label(bytes),
     }
 }
 

@@ -1,5 +1,5 @@
 //! What the chunks of a payload are: pieces of a tensor that the codec coded (section 4), groups of a resident layout
-//! (section 7), or rows of a grid (section 8).
+//! (section 7), rows of a grid (section 8), or what such rows lack of the original (section 9).
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use netweight_layout::Geometry;
 use netweight_tensor::Dtype;
 
 use crate::grid::Steps;
+use crate::refined::Base;
 use crate::resident;
 
 /// How the chunks of a payload are coded.
@@ -19,6 +20,8 @@ pub(crate) enum Coding {
     Groups(Geometry),
     /// As rows of a grid.
     Grid(Arc<Steps>),
+    /// As what rows lack whose indices another shard has.
+    Refined(Arc<Base>),
 }
 
 impl Coding {
@@ -28,13 +31,14 @@ impl Coding {
             Coding::Chunks(_) => coded_bytes,
             Coding::Groups(geometry) => resident::group_bytes(geometry),
             Coding::Grid(steps) => steps.chunk_bytes(),
+            Coding::Refined(base) => base.chunk_bytes(),
         }
     }
 
     /// Chunks begin at multiples of so many bytes.
     pub(crate) fn chunk_alignment(&self) -> u64 {
         match self {
-            Coding::Chunks(_) | Coding::Grid(_) => 1,
+            Coding::Chunks(_) | Coding::Grid(_) | Coding::Refined(_) => 1,
             Coding::Groups(_) => ALIGNMENT,
         }
     }

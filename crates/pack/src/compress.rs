@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use netweight_codec::Level;
 use netweight_container::{
-    AtomicFile, CARD_NAME, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FORMAT, FileKind, FolderFile,
-    FolderManifest, Header, InputFile, MAX_REWRITTEN_BYTES, Mode, Result, SourceFile, Staging,
+    AtomicFile, Checkpoint, Context, Digest, Error, FOLDER_MANIFEST_NAME, FORMAT, FileKind, FolderFile, FolderManifest,
+    Header, InputFile, MAX_REWRITTEN_BYTES, Mode, REFINEMENT_SUFFIX, Refined, Result, SourceFile, Staging,
 };
 use netweight_layout::Layout;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::shard_file::is_archive;
 use crate::ties::{SourceShard, Ties};
 use crate::verify::is_archive_of;
 use crate::workers::Workers;
-use crate::{FileReport, Progress, Report, WRITER, config, index, places, resident, side};
+use crate::{FileReport, Progress, Report, WRITER, config, index, places, refinement, resident, side};
 
 /// The file of a folder that says what model it is.
 const CONFIG_NAME: &str = "config.json";
@@ -39,11 +39,15 @@ pub struct CompressOptions {
     pub force: bool,
     /// Decode every chunk again and compare it before it is written.
     pub check: bool,
+    /// With grids: write what they lack of the original beside each shard, in a file that nobody needs but who wants the
+    /// original back.
+    pub keep_exact: bool,
 }
 
 impl Default for CompressOptions {
     fn default() -> CompressOptions {
-        CompressOptions { level: Level::Default, resident: None, threads: 0, force: false, check: true }
+        let (level, resident) = (Level::Default, None);
+        CompressOptions { level, resident, threads: 0, force: false, check: true, keep_exact: false }
     }
 }
 
@@ -59,6 +63,9 @@ pub fn compress(
     options: &CompressOptions,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    if options.keep_exact {
+        return Err(Error::invalid("an archive without grids has no refinement: it is exact as it is"));
+    }
     compress_with(source, destination, None, options, progress)
 }
 
@@ -92,12 +99,14 @@ fn compress_with(
         return Err(Error::invalid(format!("{} is no layout for archives: exact11 and exact12 are", layout.name())));
     }
     let checkpoint = Checkpoint::discover(source)?;
+    if options.keep_exact {
+        refinement::check_source(&checkpoint)?;
+    }
     let shards = read_shards(&checkpoint)?;
     let grid_names = grids.map(Grids::names).unwrap_or_default();
     check_grids(&grid_names, &shards)?;
     places::check_apart(source, destination)?;
-    let mut outputs: BTreeSet<String> = checkpoint.files.iter().map(|file| file.relative.clone()).collect();
-    outputs.extend([FOLDER_MANIFEST_NAME.to_owned(), CARD_NAME.to_owned()]);
+    let outputs = places::outputs(&checkpoint);
     if checkpoint.is_folder {
         places::check_folder_free(destination, options.force, &outputs)?;
     } else {
@@ -105,7 +114,8 @@ fn compress_with(
     }
     check_former_archive(destination)?;
     let workers = Workers::new(options.threads, options.level)?;
-    progress.start(checkpoint.files.iter().map(|file| file.bytes).sum());
+    let n_refined = if options.keep_exact { checkpoint.shards().map(|file| file.bytes).sum() } else { 0 };
+    progress.start(checkpoint.files.iter().map(|file| file.bytes).sum::<u64>() + n_refined);
     let ties = Ties::find(&shards, |shard_idx| must_be_opaque(&shards[shard_idx].header))?;
     let mut run = Run {
         options,
@@ -116,6 +126,7 @@ fn compress_with(
         grids,
         grid_names,
         opaque: BTreeSet::new(),
+        refined: BTreeMap::new(),
         report: Report::default(),
     };
     run.report.left_out.clone_from(&checkpoint.left_out);
@@ -164,6 +175,8 @@ struct Record<'a> {
     resident: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     grids: &'a BTreeSet<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    keep_exact: bool,
     files: Vec<(&'a str, u64, u64)>, // relative path, bytes, time of last modification in ns
 }
 
@@ -189,7 +202,8 @@ struct Run<'a> {
     ties: &'a Ties,
     grids: Option<&'a dyn Grids>,
     grid_names: BTreeSet<String>,
-    opaque: BTreeSet<usize>, // shards so far that have no payload for each tensor
+    opaque: BTreeSet<usize>,            // shards so far that have no payload for each tensor
+    refined: BTreeMap<String, Refined>, // by relative path of the shard
     report: Report,
 }
 
@@ -198,7 +212,8 @@ impl Run<'_> {
         let files =
             checkpoint.files.iter().map(|file| (file.relative.as_str(), file.bytes, file.modified_ns)).collect();
         let (level, resident) = (self.options.level.name(), self.options.resident.map(Layout::name));
-        let record = Record { writer: WRITER, verb: "compress", level, resident, grids: &self.grid_names, files };
+        let (grids, keep_exact) = (&self.grid_names, self.options.keep_exact);
+        let record = Record { writer: WRITER, verb: "compress", level, resident, grids, keep_exact, files };
         let record = serde_json::to_vec(&record).map_err(|error| Error::invalid(error.to_string()))?;
         let staging = Staging::open(destination, &record)?;
         let mut payload_bytes = BTreeMap::new();
@@ -211,6 +226,9 @@ impl Run<'_> {
                 None => self.shard(shard_idx, staging.create(relative)?)?,
             };
             payload_bytes.insert(relative.to_owned(), n_bytes);
+            if self.options.keep_exact {
+                self.refinement(shard_idx, &staging)?;
+            }
         }
         let mut rewritten = BTreeMap::new();
         for file in checkpoint.files.iter().filter(|file| file.kind != FileKind::Shard) {
@@ -224,6 +242,7 @@ impl Run<'_> {
             bytes: file.original_bytes,
             sha256: file.sha256,
             rewritten: rewritten.remove(&file.path),
+            refined: self.refined.get(&file.path).copied(),
         };
         let files = self.report.files.iter().map(listed).collect();
         let manifest =
@@ -258,6 +277,7 @@ impl Run<'_> {
             level: self.options.level,
             resident: self.options.resident,
             grids: source.as_ref().map(|source| source.steps.clone()).unwrap_or_default(),
+            refines: None,
             check: self.options.check,
         };
         let encoded = encode_shard(self.workers, &job, &out, self.progress)?;
@@ -273,6 +293,46 @@ impl Run<'_> {
         self.report.n_tied += encoded.n_tied;
         self.push_shard(shard_idx, [job.input.len_bytes(), encoded.archive_bytes], encoded.sha256, encoded.mode, false);
         Ok(encoded.payload_bytes)
+    }
+
+    /// Writes what a shard lacks of its original, where it has grids.
+    fn refinement(&mut self, shard_idx: usize, staging: &Staging) -> Result<()> {
+        let shard = &self.shards[shard_idx];
+        let relative = shard.file.relative.as_str();
+        if !self.has_grids(shard_idx) {
+            self.progress.advance(shard.file.bytes);
+            return Ok(());
+        }
+        let base = Siblings::default().open(&staging.place(relative)?)?;
+        let input = InputFile::open(&shard.file.path)?;
+        let (header, header_bytes) = Header::read(&input)?;
+        if header != shard.header || input.modified_ns() != shard.file.modified_ns {
+            return Err(Error::invalid("was changed while it was being read").in_file(&shard.file.path));
+        }
+        let mut ties = self.ties.same_as(self.shards, shard_idx, |_| false);
+        ties.retain(|name, same| self.grid_names.contains(name) && self.grid_names.contains(&same.tensor));
+        let (same_as, refines) = refinement::plan(&base, relative, &header, &self.grid_names, ties);
+        let job = Job {
+            input: &input,
+            header: &header,
+            header_bytes: &header_bytes,
+            same_as,
+            level: self.options.level,
+            resident: None,
+            grids: BTreeMap::new(),
+            refines: Some(refines),
+            check: self.options.check,
+        };
+        let out = staging.create(&format!("{relative}{REFINEMENT_SUFFIX}"))?;
+        let encoded = encode_shard(self.workers, &job, &out, self.progress)?;
+        input.check_unchanged()?;
+        out.commit()?;
+        let refined = Refined { bytes: input.len_bytes(), sha256: encoded.sha256 };
+        self.refined.insert(relative.to_owned(), refined);
+        let report = self.report.refinement.get_or_insert_default();
+        report.n_files += 1;
+        report.bytes += encoded.archive_bytes;
+        Ok(())
     }
 
     /// Takes over a shard that an earlier run finished; `None` where there is none, or it cannot be read.

@@ -2,7 +2,7 @@
 //! original's SHA-256 is computed, the next batch is read and the one before is written.
 //!
 //! Modes are tried until one keeps the size promise: `resident` where it is asked for, `tensors`, `opaque`. With grids
-//! there is one, `tensors`.
+//! there is one, `tensors`; refinements have their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use netweight_codec::Level;
 use netweight_container::{
     ArchiveHeader, AtomicFile, Context, Digest, Entry, Error, Header, InputFile, Manifest, Mode, OPAQUE_NAME, Original,
-    RESERVED_PREFIX, Resident, Result, STEPS_NAME, SameAs,
+    RESERVED_PREFIX, Refines, Resident, Result, STEPS_NAME, SameAs,
 };
 use netweight_layout::Layout;
 use netweight_tensor::Dtype;
@@ -24,6 +24,7 @@ use crate::coding::Coding;
 use crate::grid::Steps;
 use crate::payload_writer::PayloadWriter;
 use crate::progress::check_interrupted;
+use crate::refined::Base;
 use crate::report::CoderUse;
 use crate::workers::Workers;
 use crate::{Progress, grid, resident};
@@ -63,6 +64,8 @@ pub(crate) struct Job<'a> {
     pub(crate) resident: Option<Layout>,
     /// Steps of the tensors that are stored as grids, by name: their bytes are values of these grids.
     pub(crate) grids: BTreeMap<String, Arc<Steps>>,
+    /// Where what comes out is the refinement of another shard: which, and the grids of its tensors by name.
+    pub(crate) refines: Option<(Refines, BTreeMap<String, Arc<Base>>)>,
     pub(crate) check: bool,
 }
 
@@ -95,6 +98,9 @@ pub(crate) fn encode_shard(
     progress: &dyn Progress,
 ) -> Result<Encoded> {
     let mut meter = Meter { progress, done_bytes: 0, reported_bytes: 0 };
+    if let Some((_, bases)) = &job.refines {
+        return encode_refined(workers, job, bases, out, &mut meter);
+    }
     if !job.grids.is_empty() {
         return encode_grids(workers, job, out, &mut meter);
     }
@@ -135,6 +141,23 @@ fn encode_grids(workers: &Workers, job: &Job<'_>, out: &AtomicFile, meter: &mut 
     plan.spans.push(Span { start: 0, len_bytes, chunk_bytes });
     let encoded = encode_plan(workers, job, &plan, out, meter)?;
     encoded.ok_or_else(|| Error::invalid("cannot be archived: its header would be too long").in_file(job.input.path()))
+}
+
+/// As what grids of another shard lack.
+fn encode_refined(
+    workers: &Workers,
+    job: &Job<'_>,
+    bases: &BTreeMap<String, Arc<Base>>,
+    out: &AtomicFile,
+    meter: &mut Meter<'_>,
+) -> Result<Encoded> {
+    let coding = |entry: &Entry| match bases.get(&entry.name) {
+        Some(base) => Coding::Refined(Arc::clone(base)),
+        None => Coding::Chunks(entry.dtype),
+    };
+    let plan = Plan::of_tensors(job, Mode::Refined, coding, generous_bytes(job));
+    let encoded = encode_plan(workers, job, &plan, out, meter)?;
+    encoded.ok_or_else(|| Error::invalid("cannot be refined: its header would be too long").in_file(job.input.path()))
 }
 
 /// With matrices in `layout`, except those that it does not make smaller, which are known only once they are encoded:
@@ -257,7 +280,8 @@ fn encode_plan(
     meter.restart();
     out.set_len(0)?;
     let format = job.header.metadata.get("format").map(String::as_str);
-    let header = ArchiveHeader::reserve(plan.names.clone(), format, most_bytes);
+    let has_grids = !plan.steps.is_empty() || plan.mode == Mode::Refined;
+    let header = ArchiveHeader::reserve(plan.names.clone(), has_grids, format, most_bytes);
     let Some(header) = header.filter(|header| header.header_bytes() <= most_bytes) else { return Ok(None) };
     let mut writer = PayloadWriter::new(out, header.header_bytes(), &plan.spans, &plan.codings);
     let Some(sha256) = encode_batches(workers, job, plan, &mut writer, meter)? else { return Ok(None) };
@@ -276,6 +300,7 @@ fn encode_plan(
         same_as,
         resident,
         grids: plan.grid_names().map(str::to_owned).collect(),
+        refines: job.refines.as_ref().map(|(refines, _)| refines.clone()),
         header: plan.prefix.to_vec(),
     };
     let mut body = manifest.encode()?;

@@ -33,8 +33,8 @@ const MIN_CLASS_INDICES: usize = 1 << 14;
 /// The steps of a grid, and how it is cut into chunks.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Steps {
-    rows: Vec<f32>,
-    cols: Vec<f32>,
+    pub(crate) rows: Vec<f32>,
+    pub(crate) cols: Vec<f32>,
     /// Rows of every chunk but the last.
     chunk_rows: usize,
 }
@@ -59,12 +59,12 @@ impl Steps {
         (self.chunk_rows * self.row_bytes()) as u64 // At most 16 MiB: see MAX_COLS.
     }
 
-    fn row_bytes(&self) -> usize {
+    pub(crate) fn row_bytes(&self) -> usize {
         2 * self.cols.len()
     }
 
     /// The steps of the rows of a chunk that stands for `len_bytes` bytes.
-    fn of_chunk(&self, chunk_idx: usize, len_bytes: usize) -> &[f32] {
+    pub(crate) fn of_chunk(&self, chunk_idx: usize, len_bytes: usize) -> &[f32] {
         &self.rows[chunk_idx * self.chunk_rows..][..len_bytes / self.row_bytes()]
     }
 
@@ -76,7 +76,7 @@ impl Steps {
 }
 
 /// (rows, columns) of a tensor that may be a grid.
-fn shape(entry: &Entry) -> Option<(usize, usize)> {
+pub(crate) fn shape(entry: &Entry) -> Option<(usize, usize)> {
     let &[rows, cols] = entry.shape.as_slice() else { return None };
     let is_grid = entry.dtype_name == "BF16" && rows >= 1 && (1..=MAX_COLS).contains(&cols);
     is_grid.then(|| Some((usize::try_from(rows).ok()?, usize::try_from(cols).ok()?))).flatten()
@@ -243,7 +243,7 @@ pub(crate) fn decode(worker: &mut Worker, steps: &Steps, chunk_idx: usize, chunk
 }
 
 /// Decodes a chunk into `worker.indices[0]`, (n_rows, cols).
-fn decode_indices(worker: &mut Worker, cols: usize, n_rows: usize, chunk: &[u8]) -> Result<()> {
+pub(crate) fn decode_indices(worker: &mut Worker, cols: usize, n_rows: usize, chunk: &[u8]) -> Result<()> {
     let (classes, mut rest) = split_classes(chunk, n_rows)?;
     let [indices, rows] = &mut worker.indices;
     indices.resize(n_rows * cols, 0); // At most 8 MiB.

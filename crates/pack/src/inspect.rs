@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use netweight_codec::{Bound, BoundReport, Level};
-use netweight_container::{Checkpoint, Context, Entry, FOLDER_MANIFEST_NAME, Header, InputFile, Mode, Result, SameAs};
+use netweight_container::{
+    Checkpoint, Context, Entry, FOLDER_MANIFEST_NAME, FolderFile, Header, InputFile, Mode, Result, SameAs,
+};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -38,10 +40,24 @@ pub struct Inspection {
     pub level: Option<String>,
     /// For an archive: the resident layout that some of its tensors lie in.
     pub resident: Option<String>,
+    /// For an archive that has one: what gives the original back.
+    pub refinement: Option<InspectedRefinement>,
     /// The tensors, by shard and offset.
     pub tensors: Vec<TensorReport>,
     /// Sums over the tensors.
     pub totals: Totals,
+}
+
+/// The refinement of a tuned archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct InspectedRefinement {
+    /// Files that belong to it.
+    pub n_files: u64,
+    /// Those that are there.
+    pub n_here: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
 }
 
 /// What was inspected.
@@ -118,6 +134,7 @@ pub fn inspect(path: &Path, options: &InspectOptions, progress: &dyn Progress) -
         format: None,
         level: None,
         resident: None,
+        refinement: None,
         tensors: Vec::new(),
         totals: Totals::default(),
     };
@@ -164,6 +181,14 @@ impl Run<'_> {
 
     fn archive(&self, path: &Path, inspection: &mut Inspection) -> Result<()> {
         let archive = Archive::open(path)?;
+        for relative in archive.folder().into_iter().flat_map(|folder| &folder.files).filter_map(FolderFile::refinement)
+        {
+            let here = std::fs::metadata(path.join(relative)).ok();
+            let found = inspection.refinement.get_or_insert_default();
+            found.n_files += 1;
+            found.n_here += u64::from(here.is_some());
+            found.bytes += here.map_or(0, |about| about.len());
+        }
         inspection.format = archive.shards().map(|(_, shard)| shard.file.manifest.format()).max();
         self.progress.start(archive.shards().map(|(_, shard)| shard.original_bytes()).sum());
         for (relative, shard) in archive.shards() {

@@ -16,10 +16,19 @@ pub(crate) struct Siblings {
 
 impl Siblings {
     pub(crate) fn open(&mut self, path: &Path) -> Result<Arc<ShardFile>> {
+        let plain = |path: &Path| -> Result<Arc<ShardFile>> {
+            let twice = |_: &Path| Err(Error::corrupt("the refinement of a refinement").in_file(path));
+            Ok(Arc::new(ShardFile::open(path, twice)?))
+        };
         if let Some(file) = self.open.get(path) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(ShardFile::open(path)?);
+        let open = &mut self.open;
+        let base = |base: &Path| match open.get(base) {
+            Some(file) => Ok(Arc::clone(file)),
+            None => Ok(Arc::clone(open.entry(base.to_path_buf()).or_insert(plain(base)?))),
+        };
+        let file = Arc::new(ShardFile::open(path, base)?);
         self.open.insert(path.to_path_buf(), Arc::clone(&file));
         Ok(file)
     }

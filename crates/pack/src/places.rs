@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use netweight_container::{CARD_NAME, Checkpoint, Context, Error, FOLDER_MANIFEST_NAME, Result, foreign_entry};
+use netweight_container::{
+    CARD_NAME, Checkpoint, Context, Error, FOLDER_MANIFEST_NAME, REFINEMENT_SUFFIX, Result, foreign_entry,
+};
 
 /// Refuses a destination that is the source, in it, or around it; makes the destination's parent folder.
 ///
@@ -115,7 +117,13 @@ pub fn check_destination(source: &Path, destination: &Path, force: bool) -> Resu
         return Err(Error::invalid("is a netweight archive already").in_file(source));
     }
     check_apart(source, destination)?;
+    check_folder_free(destination, force, &outputs(&checkpoint))
+}
+
+/// The files that an archive of a checkpoint may have.
+pub(crate) fn outputs(checkpoint: &Checkpoint) -> BTreeSet<String> {
     let mut outputs: BTreeSet<String> = checkpoint.files.iter().map(|file| file.relative.clone()).collect();
+    outputs.extend(checkpoint.shards().map(|shard| format!("{}{REFINEMENT_SUFFIX}", shard.relative)));
     outputs.extend([FOLDER_MANIFEST_NAME.to_owned(), CARD_NAME.to_owned()]);
-    check_folder_free(destination, force, &outputs)
+    outputs
 }

@@ -13,8 +13,10 @@ pub struct Report {
     pub files: Vec<FileReport>,
     /// Size of all originals in bytes.
     pub original_bytes: u64,
-    /// Size of the archive in bytes.
+    /// Size of the archive in bytes, refinements that `compress_grids` writes beside it aside.
     pub archive_bytes: u64,
+    /// What `compress_grids` wrote beside the archive for the original to come back.
+    pub refinement: Option<RefinementReport>,
     /// Wall-clock time.
     pub seconds: f64,
     /// Tensors in all shards.
@@ -45,6 +47,16 @@ pub struct FileReport {
     pub mode: Option<Mode>,
     /// Whether an earlier run had finished it.
     pub is_resumed: bool,
+}
+
+/// The refinements of an archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RefinementReport {
+    /// Files: one for each shard with grids.
+    pub n_files: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
 }
 
 /// Chunks coded alike.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use netweight_codec::Level;
 use netweight_container::{
-    AtomicFile, Context, Digest, Error, FileKind, FolderFile, FolderManifest, InputFile, Result, Staging,
+    AtomicFile, Context, Digest, Error, FileKind, FolderFile, FolderManifest, InputFile, Mode, Result, Staging,
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -26,11 +26,13 @@ pub struct RestoreOptions {
     /// Compute the SHA-256 of every restored file and compare it with the original's. Checksums of chunks are
     /// always checked.
     pub check_sha256: bool,
+    /// Of an archive with a refinement: restore the tuned values, in bf16, and not the original.
+    pub tuned: bool,
 }
 
 impl Default for RestoreOptions {
     fn default() -> RestoreOptions {
-        RestoreOptions { threads: 0, force: false, check_sha256: true }
+        RestoreOptions { threads: 0, force: false, check_sha256: true, tuned: false }
     }
 }
 
@@ -39,7 +41,7 @@ impl Default for RestoreOptions {
 ///
 /// # Errors
 /// `InvalidArgument` where the destination is there (without `force`), or is or holds the archive, or the source is
-/// no archive; `Truncated`, `Corrupt`, `Unsupported`, `Io`.
+/// no archive, or its refinement is not there (without `tuned`); `Truncated`, `Corrupt`, `Unsupported`, `Io`.
 pub fn restore(
     archive: &Path,
     destination: &Path,
@@ -47,7 +49,7 @@ pub fn restore(
     progress: &dyn Progress,
 ) -> Result<Report> {
     let begin = Instant::now();
-    let archive = Archive::open(archive)?;
+    let archive = if options.tuned { Archive::open(archive)? } else { Archive::open_original(archive)? };
     places::check_apart(archive.path(), destination)?;
     let workers = Workers::new(options.threads, Level::Default)?;
     let mut run = Run { archive: &archive, options, progress, workers: &workers, report: Report::default() };
@@ -86,7 +88,8 @@ impl Run<'_> {
     fn folder(&mut self, folder: &FolderManifest, destination: &Path, outputs: &BTreeSet<String>) -> Result<()> {
         let mut files = Vec::new();
         for file in &folder.files {
-            let input = InputFile::open(&self.archive.path().join(&file.path))?;
+            let place = self.archive.path().join(&file.path);
+            let input = InputFile::open(self.archive.shard(&file.path).map_or(&place, ArchiveShard::path))?;
             files.push((file.path.as_str(), input.len_bytes(), input.modified_ns(), file.sha256));
         }
         let record = Record { writer: WRITER, verb: "restore", files };
@@ -141,12 +144,14 @@ impl Run<'_> {
 
     fn push_shard(&mut self, relative: &str, shard: &ArchiveShard, is_resumed: bool) {
         self.report.n_tensors += shard.tensors().len() as u64;
-        self.report.n_tied += shard.file.manifest.same_as.len() as u64;
+        if shard.mode() != Mode::Refined {
+            self.report.n_tied += shard.file.manifest.same_as.len() as u64; // Those of a refinement lie in its base.
+        }
         self.report.push(FileReport {
             path: relative.to_owned(),
             kind: FileKind::Shard,
             original_bytes: shard.original_bytes(),
-            archive_bytes: shard.archive_bytes(),
+            archive_bytes: shard.archive_bytes() + shard.file.base_bytes,
             sha256: shard.original_sha256(),
             mode: Some(shard.mode()),
             is_resumed,

@@ -7,7 +7,7 @@ use netweight_container::{AtomicFile, Error, Result};
 use serde::Serialize;
 
 use crate::archive::Archive;
-use crate::places;
+use crate::{RestoreOptions, places};
 
 const STEP_BYTES: u64 = 16 << 20;
 
@@ -26,7 +26,8 @@ pub struct RowsReport {
 }
 
 /// Writes a safetensors file that holds one tensor of an archive, or the rows `rows` (indices of its first
-/// dimension) of it. Only the chunks that hold them are decoded, and their checksums checked.
+/// dimension) of it. Only the chunks that hold them are decoded, and their checksums checked. Of the options `force` and
+/// `tuned` count.
 ///
 /// # Errors
 /// `InvalidArgument` where there is no such tensor or row, or `destination` is there (without `force`) or in the
@@ -36,9 +37,9 @@ pub fn restore_rows(
     tensor: &str,
     rows: Option<Range<u64>>,
     destination: &Path,
-    force: bool,
+    options: &RestoreOptions,
 ) -> Result<RowsReport> {
-    let archive = Archive::open(archive)?;
+    let archive = if options.tuned { Archive::open(archive)? } else { Archive::open_original(archive)? };
     places::check_apart(archive.path(), destination)?;
     let (shard, entry) = archive.find(tensor)?;
     let mut shape = entry.shape.clone();
@@ -52,7 +53,7 @@ pub fn restore_rows(
     };
     let bytes = range.end - range.start;
     let header = header(tensor, &entry.dtype_name, &shape, bytes)?;
-    let out = AtomicFile::create(destination, force)?;
+    let out = AtomicFile::create(destination, options.force)?;
     out.write_all_at(0, &header)?;
     let mut buffer = Vec::new();
     let mut done = 0;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use netweight_codec::Level;
 use netweight_container::{
@@ -13,7 +14,7 @@ use netweight_tensor::Dtype;
 
 use crate::coding::Coding;
 use crate::workers::Worker;
-use crate::{chunk, grid, resident};
+use crate::{chunk, grid, refined, resident};
 
 /// A payload and what it stands for.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct ShardFile {
     pub(crate) payloads: Vec<Payload>,
     /// The steps of grids, where there are any.
     pub(crate) steps: Option<Payload>,
+    /// Of a refinement: size in bytes of the shard that it refines.
+    pub(crate) base_bytes: u64,
 }
 
 /// Whether a safetensors header is that of an archive shard.
@@ -58,7 +61,8 @@ pub(crate) fn is_archive(header: &Header) -> bool {
 }
 
 impl ShardFile {
-    pub(crate) fn open(path: &Path) -> Result<ShardFile> {
+    /// `base`: opens the sibling that a refinement is of.
+    pub(crate) fn open(path: &Path, base: impl FnOnce(&Path) -> Result<Arc<ShardFile>>) -> Result<ShardFile> {
         let input = InputFile::open(path)?;
         let (header, bytes) = Header::read(&input)?;
         let format = check_header(&header).in_file(path)?;
@@ -67,15 +71,25 @@ impl ShardFile {
             return Err(Error::corrupt("the header and the manifest are of other format versions").in_file(path));
         }
         let payloads = match manifest.mode {
-            Mode::Tensors | Mode::Resident => {
+            Mode::Tensors | Mode::Resident | Mode::Refined => {
                 let original = Header::parse(&manifest.header, manifest.original.bytes).in_file(path)?;
                 check_format_shown(&header, &original).in_file(path)?;
                 let (tensors, steps) = split_steps(&input, &header, tensors, &manifest, &original).in_file(path)?;
-                let codings = codings(&input, &manifest, &original, steps.as_ref()).in_file(path)?;
+                let mut base_bytes = 0;
+                let codings = match &manifest.refines {
+                    Some(refines) => {
+                        let place = path.with_file_name(&refines.shard);
+                        let base = base(&place)?;
+                        refined::check_base(refines, &base, &place).in_file(path)?;
+                        base_bytes = base.input.len_bytes();
+                        refined::codings(&manifest, &original.tensors, refines, &base).in_file(path)?
+                    }
+                    None => codings(&input, &manifest, &original, steps.as_ref()).in_file(path)?,
+                };
                 let payloads =
                     tensor_payloads(&input, &header, tensors, &manifest, &original, codings).in_file(path)?;
                 let header_bytes = manifest.header.clone();
-                return Ok(ShardFile { input, manifest, original, header_bytes, payloads, steps });
+                return Ok(ShardFile { input, manifest, original, header_bytes, payloads, steps, base_bytes });
             }
             Mode::Opaque => opaque_payload(&input, &header, tensors, &manifest).in_file(path)?,
             _ => return Err(Error::unsupported("a mode that this version does not read").in_file(path)),
@@ -83,7 +97,7 @@ impl ShardFile {
         let header_bytes = opaque_header_bytes(&input, &payloads, &manifest).in_file(path)?;
         let original = Header::parse(&header_bytes, manifest.original.bytes).in_file(path)?;
         check_format_shown(&header, &original).in_file(path)?;
-        Ok(ShardFile { input, manifest, original, header_bytes, payloads, steps: None })
+        Ok(ShardFile { input, manifest, original, header_bytes, payloads, steps: None, base_bytes: 0 })
     }
 
     /// Bytes of all payloads.

@@ -85,6 +85,7 @@ pub fn compress_tensors(
         level: options.level,
         resident: options.resident,
         grids: BTreeMap::new(),
+        refines: None,
         check: options.check,
     };
     let encoded = encode_shard(&workers, &job, &out, progress)?;

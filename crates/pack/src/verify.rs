@@ -14,14 +14,15 @@ use sha2::{Digest as _, Sha256};
 use crate::archive::{ArchiveShard, read_folder_manifest};
 use crate::decode::decode_shard;
 use crate::workers::Workers;
-use crate::{Progress, side};
+use crate::{Progress, refinement, side};
 
 /// How [`verify`] works.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyOptions {
     /// Threads; 0 for as many as the machine runs at once.
     pub threads: usize,
-    /// The original file or folder, to compare with byte by byte.
+    /// The original file or folder, to compare with byte by byte; of an archive with a refinement what that gives, which
+    /// then must be there.
     pub against: Option<PathBuf>,
 }
 
@@ -33,6 +34,10 @@ pub struct VerifyReport {
     pub n_files: u64,
     /// Bytes of originals gone through.
     pub original_bytes: u64,
+    /// Refinements looked at, which are among the files.
+    pub n_refinements: u64,
+    /// Refinements that belong to the archive and are not there: it is whole without, but its original does not come back.
+    pub n_left_out: u64,
     /// Whether originals were there to compare with.
     pub is_compared: bool,
     /// Wall-clock time.
@@ -97,16 +102,23 @@ struct Run<'a> {
 impl Run<'_> {
     fn folder(&mut self, root: &Path, against: Option<&Path>) -> Result<()> {
         let manifest = read_folder_manifest(root)?;
-        self.progress.start(manifest.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes)));
+        let n_bytes = |file: &FolderFile| file.bytes.saturating_add(file.refined.map_or(0, |refined| refined.bytes));
+        self.progress.start(manifest.files.iter().fold(0, |sum: u64, file| sum.saturating_add(n_bytes(file))));
         for file in &manifest.files {
             let original = against.map(|against| against.join(&file.path));
             let found = match file.kind {
-                FileKind::Shard => self.shard(&root.join(&file.path), original.as_deref(), Some(file)),
+                FileKind::Shard => {
+                    let original = original.as_deref().filter(|_| file.refined.is_none());
+                    self.shard(&root.join(&file.path), original, Some((file.bytes, file.sha256)))
+                }
                 _ => self.other_file(&root.join(&file.path), original.as_deref(), file),
             };
             self.record(&file.path, found)?;
+            self.refinement(root, file.clone(), original.as_deref())?;
         }
+        let refinements: Vec<String> = manifest.files.iter().filter_map(FolderFile::refinement).collect();
         let mut known: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+        known.extend(refinements.iter().map(String::as_str));
         known.extend([FOLDER_MANIFEST_NAME, CARD_NAME]);
         for file in Checkpoint::list(root)?.files {
             if !known.contains(file.relative.as_str()) {
@@ -116,6 +128,22 @@ impl Run<'_> {
         for file in against.map(Checkpoint::list).transpose()?.into_iter().flat_map(|original| original.files) {
             if !known.contains(file.relative.as_str()) {
                 self.problem(&file.relative, "is in the original folder but not in the archive");
+            }
+        }
+        Ok(())
+    }
+
+    /// The refinement of a shard, if it has one; that it is not there is wrong only where it is needed.
+    fn refinement(&mut self, root: &Path, mut file: FolderFile, original: Option<&Path>) -> Result<()> {
+        let Some(relative) = file.refinement() else { return Ok(()) };
+        match refinement::take(&mut file, root) {
+            Err(error) if original.is_some() => self.problem(&relative, &error.to_string()),
+            Err(_) => self.report.n_left_out += 1,
+            Ok(None) => {}
+            Ok(Some((refined, place))) => {
+                self.report.n_refinements += 1;
+                let found = self.shard(&place, original, Some((refined.bytes, refined.sha256)));
+                self.record(&relative, found)?;
             }
         }
         Ok(())
@@ -136,10 +164,10 @@ impl Run<'_> {
         self.report.problems.push(Problem { path: path.to_owned(), what: what.to_owned() });
     }
 
-    /// Gives the original's size in bytes.
-    fn shard(&self, path: &Path, original: Option<&Path>, listed: Option<&FolderFile>) -> Result<u64> {
+    /// Gives the original's size in bytes. `listed`: that, and the original's SHA-256, as `netweight.json` has them.
+    fn shard(&self, path: &Path, original: Option<&Path>, listed: Option<(u64, Digest)>) -> Result<u64> {
         let shard = ArchiveShard::open(path)?;
-        if listed.is_some_and(|file| file.bytes != shard.original_bytes() || file.sha256 != shard.original_sha256()) {
+        if listed.is_some_and(|listed| listed != (shard.original_bytes(), shard.original_sha256())) {
             return Err(Error::corrupt("not the shard that netweight.json lists").in_file(path));
         }
         if listed.is_none() {

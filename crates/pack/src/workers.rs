@@ -20,6 +20,9 @@ pub(crate) struct Worker {
     pub(crate) raw: Vec<u8>,
     /// Indices of a grid, and those of some of its rows.
     pub(crate) indices: [Vec<u8>; 2],
+    /// Of a refinement: a chunk of indices as read, and the elements of each class.
+    pub(crate) base: Vec<u8>,
+    pub(crate) classes: Vec<Vec<u8>>,
 }
 
 impl Worker {
@@ -30,6 +33,8 @@ impl Worker {
             chunk: Vec::new(),
             raw: Vec::new(),
             indices: Default::default(),
+            base: Vec::new(),
+            classes: Vec::new(),
         }
     }
 }

@@ -157,6 +157,7 @@ fn forge(archive: &Path, paths: &[&str]) {
         bytes: 4,
         sha256: Digest::of(&[b"evil"]),
         rewritten: None,
+        refined: None,
     };
     let manifest =
         FolderManifest { writer: "forger".to_owned(), has_grids: false, files: names.iter().map(file).collect() };
@@ -217,6 +218,7 @@ fn wrong_sizes_of_side_files_are_noticed() {
             bytes,
             sha256: Digest::of(&[content]),
             rewritten: None,
+            refined: None,
         };
         let manifest = FolderManifest {
             writer: "forger".to_owned(),

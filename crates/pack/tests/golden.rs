@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use common::{problems, read_folder, try_restore};
 use netweight_container::{Header, InputFile};
-use netweight_pack::{ArchiveShard, CompressOptions, Layout, Level, Silent, compress, compress_grids};
+use netweight_pack::{Archive, ArchiveShard, CompressOptions, Layout, Level, Silent, compress, compress_grids};
 use netweight_tensor::Grid;
 
 /// The newest set without grids.
@@ -70,17 +70,23 @@ fn grids_are_still_written_the_same() {
             let scratch = tempfile::tempdir().unwrap();
             let (expected, again) = (golden.join(archive), scratch.path().join("again"));
             let original = restore_into(scratch.path(), &expected);
-            let grids = grids_of(&expected.join("model.safetensors"));
+            let grids = grids_of(&expected);
             assert!(!grids.is_empty());
-            let options = CompressOptions { level, ..CompressOptions::default() };
+            let keep_exact = read_folder(&expected).keys().any(|name| name.ends_with("model-1.safetensors.refinement"));
+            assert_eq!(keep_exact, golden.ends_with("refined"));
+            let options = CompressOptions { level, keep_exact, ..CompressOptions::default() };
             compress_grids(&original, &again, &grids, &options, &Silent).unwrap();
             assert_same_payloads(&expected, &again);
         }
     }
 }
 
-fn grids_of(shard: &Path) -> BTreeMap<String, Arc<Grid>> {
-    let shard = ArchiveShard::open(shard).unwrap();
+fn grids_of(archive: &Path) -> BTreeMap<String, Arc<Grid>> {
+    let archive = Archive::open(archive).unwrap();
+    archive.shards().flat_map(|(_, shard)| grids_of_shard(shard)).collect()
+}
+
+fn grids_of_shard(shard: &ArchiveShard) -> BTreeMap<String, Arc<Grid>> {
     let grid = |entry: &netweight_container::Entry| {
         let steps = shard.grid(&entry.name)?;
         let (rows, cols) = (steps.row_steps.len(), steps.col_steps.len());
@@ -149,7 +155,7 @@ fn assert_same_payloads(expected: &Path, again: &Path) {
     assert!(expected_files.keys().eq(again_files.keys()), "{}", expected.display());
     for (relative, bytes) in &expected_files {
         let place = expected.join(relative);
-        if relative.extension().is_some_and(|extension| extension == "safetensors") {
+        if relative.extension().is_some_and(|extension| extension == "safetensors" || extension == "refinement") {
             assert!(payloads(&place) == payloads(&again.join(relative)), "{}: written otherwise", place.display());
         } else if relative != Path::new("netweight.json") {
             assert!(again_files[relative] == *bytes, "{}: written otherwise", place.display());

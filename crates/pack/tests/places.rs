@@ -279,16 +279,18 @@ fn rows_inspection_and_estimate() {
     write_folder(&path("src"), &[("m.safetensors", shard)]);
     try_compress(&path("src"), &path("arc")).unwrap();
 
-    let report = restore_rows(&path("arc"), "tied", Some(700..702), &path("rows.safetensors"), false).unwrap();
+    let report =
+        restore_rows(&path("arc"), "tied", Some(700..702), &path("rows.safetensors"), &RestoreOptions::default())
+            .unwrap();
     assert_eq!((report.shape, report.bytes), (vec![2, 1000], 4000));
     let json = r#"{"tied":{"dtype":"BF16","shape":[2,1000],"data_offsets":[0,4000]}}"#;
     let json = format!("{json:width$}", width = json.len().next_multiple_of(8));
     assert!(std::fs::read(path("rows.safetensors")).unwrap() == file(&json, &data[1_400_000..1_404_000]));
-    restore_rows(&path("arc"), "none", None, &path("none.safetensors"), false).unwrap();
+    restore_rows(&path("arc"), "none", None, &path("none.safetensors"), &RestoreOptions::default()).unwrap();
     for (name, rows) in [("w", Some(0..1501)), ("gone", None), ("none", Some(0..1))] {
-        assert!(restore_rows(&path("arc"), name, rows, &path("bad"), false).is_err(), "{name}");
+        assert!(restore_rows(&path("arc"), name, rows, &path("bad"), &RestoreOptions::default()).is_err(), "{name}");
     }
-    assert!(restore_rows(&path("arc"), "w", None, &path("rows.safetensors"), false).is_err());
+    assert!(restore_rows(&path("arc"), "w", None, &path("rows.safetensors"), &RestoreOptions::default()).is_err());
 
     let options = InspectOptions { threads: 2, bounds: true };
     let plain = inspect(&path("src"), &options, &Silent).unwrap();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use common::{Tensor, problems, read_folder, safetensors, tensor, try_restore, weights, write_folder};
 use netweight_container::{ErrorKind, MappedFile, Mode};
 use netweight_pack::{
-    Archive, ArchiveShard, CompressOptions, InspectOptions, Layout, Silent, VerifyOptions, compress, inspect,
-    restore_rows, verify,
+    Archive, ArchiveShard, CompressOptions, InspectOptions, Layout, RestoreOptions, Silent, VerifyOptions, compress,
+    inspect, restore_rows, verify,
 };
 
 const LAYOUTS: [Layout; 2] = [Layout::Exact11, Layout::Exact12];
@@ -128,7 +128,14 @@ fn ranges_and_rows_across_groups() {
         let range = 2002 * rows.start as usize..2002 * rows.end as usize;
         assert!(bytes == bytes_of(&tensors, "large")[range], "{rows:?}");
     }
-    restore_rows(&path("b.safetensors"), "tied across", Some(3..5), &path("rows.safetensors"), false).unwrap();
+    restore_rows(
+        &path("b.safetensors"),
+        "tied across",
+        Some(3..5),
+        &path("rows.safetensors"),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
     let written = std::fs::read(path("rows.safetensors")).unwrap();
     assert!(written.ends_with(&bytes_of(&tensors, "tied across")[3 * 96..5 * 96]));
 }

@@ -11,7 +11,7 @@ use crate::models;
 use crate::ui::Ui;
 use crate::units::{grouped, percent};
 use crate::verbs::Outcome;
-use crate::verbs::tune::{card_failed, evidence_lines};
+use crate::verbs::tune::{card_failed, evidence_lines, refinement_line};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,8 +55,14 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         let hint = "fetch the model again: its files were changed, added or removed since they were measured";
         return Err(Failure::new(FailureKind::Damaged, what, hint).at(&args.model));
     }
-    let report = json!({ "card": card, "signer": signed.signer(), "key_matches": key.is_some() });
-    ui.answer("audit", &report, || text(&card, signed.signer(), key.is_some()))?;
+    let n_refinements = card.refinement.iter().filter(|file| found.contains(file)).count();
+    let report = json!({
+        "card": card,
+        "signer": signed.signer(),
+        "key_matches": key.is_some(),
+        "refinement_files_here": n_refinements,
+    });
+    ui.answer("audit", &report, || text(&card, signed.signer(), key.is_some(), n_refinements))?;
     Ok(0)
 }
 
@@ -73,7 +79,7 @@ fn others(n: usize) -> String {
     if n == 0 { String::new() } else { format!(", nor are {n} others") }
 }
 
-fn text(card: &Card, signer: Option<&str>, is_checked: bool) -> String {
+fn text(card: &Card, signer: Option<&str>, is_checked: bool, n_refinements: usize) -> String {
     let kind = match card.kind {
         Kind::Exact => "exact: every weight is the original's",
         Kind::Tuned => "tuned: weights were changed, within a budget",
@@ -91,6 +97,7 @@ fn text(card: &Card, signer: Option<&str>, is_checked: bool) -> String {
             grouped(sizes.n_weights)
         ),
     ];
+    lines.extend(refinement_line(card).map(|line| format!("{line}; {}", presence(card, n_refinements))));
     if let Some(method) = &card.method {
         lines.push(format!("{:<12}{}", "method", method.quantizer));
         lines.push(format!("{:<12}{}, seed {}, for {:?}", "precision", method.allocation, method.seed, method.budget));
@@ -107,6 +114,15 @@ fn text(card: &Card, signer: Option<&str>, is_checked: bool) -> String {
     lines.push(format!("{:<12}{}, all as they were measured", "files", card.files.len()));
     lines.push(format!("{:<12}{}", "signed", signed_by(signer, is_checked)));
     lines.join("\n")
+}
+
+/// Whether the original comes back from what is here.
+fn presence(card: &Card, n_here: usize) -> String {
+    match (n_here, card.refinement.len()) {
+        (0, _) => "not here".to_owned(),
+        (here, all) if here < all => format!("{here} of {all} files here"),
+        _ => "here, as it was written".to_owned(),
+    }
 }
 
 fn signed_by(signer: Option<&str>, is_checked: bool) -> String {

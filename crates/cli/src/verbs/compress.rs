@@ -62,6 +62,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
         threads: usize::from(args.threads),
         force: args.force,
         check: !args.no_check,
+        keep_exact: false,
     };
     signals::writing(&args.output, args.source.is_dir());
     let bar = Bar::new(ui, "compress");

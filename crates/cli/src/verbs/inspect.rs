@@ -156,9 +156,17 @@ fn heading(found: &Inspection) -> String {
         (InspectedKind::Archive, ..) => "archive".to_owned(),
         _ => "checkpoint".to_owned(),
     };
+    let refinement =
+        found.refinement.map_or_else(String::new, |refinement| match (refinement.n_here, refinement.n_files) {
+            (0, _) => ", its refinement left out".to_owned(),
+            (here, all) if here < all => {
+                format!(", {here} of {all} files of its refinement, {} bytes", grouped(refinement.bytes))
+            }
+            _ => format!(", and a refinement of {} bytes that gives the original back", grouped(refinement.bytes)),
+        });
     let n_weights: u64 = found.tensors.iter().map(|tensor| tensor.n_elements).sum();
     let n_tensors = counted(found.tensors.len() as u64, "tensor");
-    format!("{}: {kind}, {n_tensors}, {} weights\n", found.path, grouped(n_weights))
+    format!("{}: {kind}, {n_tensors}, {} weights{refinement}\n", found.path, grouped(n_weights))
 }
 
 fn totals(found: &Inspection) -> String {

@@ -81,8 +81,14 @@ fn whole(archive: &Path, against: Option<&Path>, report: &VerifyReport) -> Strin
     let (files, size) = (counted(report.n_files, "file"), bytes(report.original_bytes));
     let speed = rate(report.original_bytes, report.seconds);
     let time = duration(report.seconds);
+    let original = match (report.n_refinements, report.n_left_out) {
+        (0, 0) => String::new(),
+        (_, 0) => "; its refinement is there: the original comes out".to_owned(),
+        (0, _) => "; its refinement is not here: the tuned model is whole, the original does not come out".to_owned(),
+        (here, missing) => format!("; of its refinement {missing} of {} files are not here", here + missing),
+    };
     let equal = against.map(|original| format!(", equal to {} byte for byte", original.display())).unwrap_or_default();
-    format!("{} is whole: {files}, {size} of originals{equal} ({time}, {speed})", archive.display())
+    format!("{} is whole: {files}, {size} of originals{equal} ({time}, {speed}){original}", archive.display())
 }
 
 /// Problems stand in the report; they need not be shown twice.

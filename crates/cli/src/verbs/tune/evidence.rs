@@ -5,10 +5,10 @@ use std::path::Path;
 use ed25519_dalek::SigningKey;
 use netweight_card as card;
 use netweight_card::{
-    CARD_NAME, Card, Kind, MatrixPrecision, Method, OtherAllocation, Role, Signed, Sizes, Text, digests, free_run,
-    measure,
+    CARD_NAME, Card, FileDigest, Kind, MatrixPrecision, Method, OtherAllocation, Role, Signed, Sizes, Text, digests,
+    free_run, measure,
 };
-use netweight_container::Checkpoint;
+use netweight_container::{Checkpoint, REFINEMENT_SUFFIX};
 use netweight_engine::{AnyDecoder, DeviceChoice, Interrupt, LoadOptions, Precision};
 use netweight_eval::Windows;
 use netweight_pack::{Progress, Report, WRITER};
@@ -88,7 +88,12 @@ impl Witnesses {
         let listed =
             Checkpoint::list(archive).map_err(|error| Failure::reading(error, crate::failure::Reads::Archive))?;
         let files = digests(archive, listed.files.iter().map(|file| file.relative.as_str())).map_err(failed)?;
+        let is_refinement = |file: &FileDigest| report.refinement.is_some() && file.path.ends_with(REFINEMENT_SUFFIX);
+        let (refinement, files): (Vec<FileDigest>, Vec<FileDigest>) = files.into_iter().partition(is_refinement);
         let archive_bytes = files.iter().map(|file| file.bytes).sum();
+        let refinement_bytes = report.refinement.map(|refinement| refinement.bytes);
+        let bits = bits_per_weight(report, tuning);
+        let more_bits = |n_bytes: u64| 8.0 * n_bytes as f64 / tuning.n_weights() as f64;
         Ok(Card {
             format: card::FORMAT,
             writer: WRITER.to_owned(),
@@ -99,9 +104,12 @@ impl Witnesses {
                 original_bytes: report.original_bytes,
                 archive_bytes,
                 n_weights: tuning.n_weights(),
-                bits_per_weight: bits_per_weight(report, tuning),
+                bits_per_weight: bits,
+                refinement_bytes,
+                bits_per_weight_with_refinement: refinement_bytes.map(|n_bytes| bits + more_bits(n_bytes)),
             },
             files,
+            refinement,
             evidence,
             free_run,
         })

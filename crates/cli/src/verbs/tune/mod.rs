@@ -31,11 +31,14 @@ Examples:
   netweight tune Llama-3.1-8B -o small --bits 4.5                 Bits of each weight, all matrices counted
   netweight tune Llama-3.1-8B -o small --size 5GB                 Of the whole archive
   netweight tune Llama-3.1-8B -o small --max-ppl-rise 0.5%        On text that it never saw
+  netweight tune Llama-3.1-8B -o small --bits 4 --keep-exact      `restore small -o DST` gives the original back
   netweight tune Llama-3.1-8B -o small --max-kl 0.01 --calibration code.txt --held-out more-code.txt
 
 The archive is no longer exact: weights are changed, by as little as the budget allows. What that costs is measured on
 text that was not calibrated on, from the archive as it was written, and stands in its card: `netweight audit small`.
-`restore` gives the changed weights, in bf16.";
+`restore` gives the changed weights, in bf16. With --keep-exact it gives the original, every byte of it: what the tuned
+model lacks of it lies beside each shard, in files *.refinement, which only `restore` and `verify` read. Who wants the
+small model alone leaves them out.";
 
 /// Times that a budget of loss is tightened where held-out text shows more than the search did.
 const N_ATTEMPTS: usize = 3;
@@ -58,6 +61,10 @@ pub struct Args {
     /// What it is calibrated and measured on.
     #[command(flatten)]
     pub texts: TextArgs,
+    /// Store what the tuned model lacks of the original beside it, some 7.5 bits for each weight more: `restore` gives the
+    /// original back. Budgets are of the tuned model alone.
+    #[arg(long)]
+    pub keep_exact: bool,
     /// Sign the card with this key: Ed25519, PEM, as `openssl genpkey -algorithm ed25519` makes one.
     #[arg(long, value_name = "FILE")]
     pub sign: Option<PathBuf>,
@@ -162,7 +169,8 @@ fn written_beside(store: &Store, tuning: &Tuning<'_>) -> u64 {
 }
 
 fn write(args: &Args, path: &Path, grids: &dyn Grids, ui: &Ui) -> Result<Report, Failure> {
-    let options = CompressOptions { threads: usize::from(args.threads), force: true, ..CompressOptions::default() };
+    let (threads, keep_exact) = (usize::from(args.threads), args.keep_exact);
+    let options = CompressOptions { threads, keep_exact, force: true, ..CompressOptions::default() };
     let bar = Bar::new(ui, "write");
     compress_grids(&args.model, path, grids, &options, &bar).map_err(|error| Failure::reading(error, Reads::Checkpoint))
 }
@@ -194,6 +202,13 @@ impl BudgetArgs {
     }
 }
 
+/// What it takes for the original to come back.
+pub fn refinement_line(card: &netweight_card::Card) -> Option<String> {
+    let (n_bytes, bits) = (card.sizes.refinement_bytes?, card.sizes.bits_per_weight_with_refinement?);
+    let more = format!("{} bytes more give the original back", grouped(n_bytes));
+    Some(format!("{:<12}{more}; {bits:.3} bits each in all", "refinement"))
+}
+
 fn summary(args: &Args, found: &Found, report: &Report, card: &netweight_card::Card, seconds: f64) -> String {
     let (original, archive) = (report.original_bytes, report.archive_bytes);
     let mut lines = vec![
@@ -207,6 +222,7 @@ fn summary(args: &Args, found: &Found, report: &Report, card: &netweight_card::C
         ),
         format!("{:<12}{:.3} bits each, {}", "weights", card.sizes.bits_per_weight, found.words()),
     ];
+    lines.extend(refinement_line(card));
     lines.extend(evidence_lines(card));
     lines.push(format!("{:<12}{} in {}", "written to", args.output.display(), duration(seconds)));
     lines.join("\n")
