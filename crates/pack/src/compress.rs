@@ -99,10 +99,10 @@ fn compress_with(
         return Err(Error::invalid(format!("{} is no layout for archives: exact11 and exact12 are", layout.name())));
     }
     let checkpoint = Checkpoint::discover(source)?;
+    let shards = read_shards(&checkpoint)?;
     if options.keep_exact {
         refinement::check_source(&checkpoint)?;
     }
-    let shards = read_shards(&checkpoint)?;
     let grid_names = grids.map(Grids::names).unwrap_or_default();
     check_grids(&grid_names, &shards)?;
     places::check_apart(source, destination)?;
