@@ -305,7 +305,7 @@ mod tests {
                 assert_eq!(weight_of(element_of(weight, reference), reference), weight);
             }
         }
-        assert_eq!([element_of(0x3f80, 0x3f80), element_of(0xbf81, 0x3f80)], [CENTRE, 0x8000 | CENTRE + 1]);
+        assert_eq!([element_of(0x3f80, 0x3f80), element_of(0xbf81, 0x3f80)], [CENTRE, 0x8000 | (CENTRE + 1)]);
         assert_eq!([reference(1.0, 2.0, 0), reference(1.0, 2.0, 0xff)], [0x4000, 0xc000]);
     }
 
