@@ -239,8 +239,9 @@ def restore(
     """Gives the original of an archive back, byte for byte; of a tuned archive without a refinement its values in bf16.
 
     ``check_sha256`` compares each restored file's SHA-256 with the original's; checksums of chunks are always checked.
-    ``tuned`` asks for the tuned values of an archive that has a refinement; without it, ``InvalidArgument`` says so where
-    the refinement was left out. Raises what :func:`compress` raises, and ``FormatError`` for an archive of a newer format.
+    ``tuned`` asks for the tuned values of an archive that has a refinement; without it, ``InvalidArgument`` says so
+    where the refinement was left out. Raises what :func:`compress` raises, and ``FormatError`` for an archive of a newer
+    format.
     """
     return _report(_netweight.restore(archive, destination, threads, force, check_sha256, tuned, progress))
 
@@ -254,8 +255,8 @@ def restore_tensor(
     force: bool = False,
     tuned: bool = False,
 ) -> RowsReport:
-    """Writes one tensor of an archive, or rows ``(start, stop)`` of it, as a safetensors file of its own. ``tuned`` is that
-    of :func:`restore`."""
+    """Writes one tensor of an archive, or rows ``(start, stop)`` of it, as a safetensors file of its own. ``tuned`` is
+    that of :func:`restore`."""
     return RowsReport(**json.loads(_netweight.restore_tensor(archive, tensor, rows, destination, force, tuned)))
 
 
