@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValue;
 use clap::{Parser, Subcommand, ValueEnum};
 use netweight_container::FORMAT;
-use netweight_interchange::{FloatType, WeightType};
+use netweight_interchange::{FloatType, Format, WeightType};
 use netweight_pack::{Layout, Level};
 use netweight_synth::{Kind, Shapes};
 
@@ -167,10 +167,29 @@ impl ValueEnum for WeightArg {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self.0 {
-            WeightType::Float(_) => "a GGUF file",
-            WeightType::Q8_0 => "a GGUF file, 8.5 bits a weight",
-            WeightType::Int8 => "a folder of compressed-tensors, a scale for each row",
-            WeightType::Int4 => "a folder of compressed-tensors, a scale for every 128 weights",
+            WeightType::Float(_) => "GGUF, ONNX",
+            WeightType::Q8_0 => "GGUF, 8.5 bits a weight",
+            WeightType::Int8 => "compressed-tensors, ONNX: a scale for each row",
+            WeightType::Int4 => "compressed-tensors, a scale for every 128 weights",
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
+    }
+}
+
+/// What an export writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormatArg(pub Format);
+
+impl ValueEnum for FormatArg {
+    fn value_variants<'a>() -> &'a [FormatArg] {
+        &[FormatArg(Format::Gguf), FormatArg(Format::CompressedTensors), FormatArg(Format::Onnx)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            Format::Gguf => "a file for llama.cpp",
+            Format::CompressedTensors => "a folder for vLLM and transformers",
+            Format::Onnx => "a folder for ONNX Runtime",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
     }

@@ -176,7 +176,7 @@ fn dependencies_point_one_way() {
     check("eval", &["engine", "model"]);
     check("tune", &["tensor", "container", "engine", "model", "eval"]);
     check("card", &["container", "engine", "eval"]);
-    check("interchange", &["tensor", "container", "pack"]);
+    check("interchange", &["tensor", "container", "pack", "model"]);
     check("python", &["container", "pack", "layout", "kernels-cpu", "kernels-cuda"]);
     assert!(our_dependencies("pack").contains(&"codec".to_owned()), "dependencies are not read right");
     for folder in crates().iter().filter(|folder| name(folder) != "cli") {

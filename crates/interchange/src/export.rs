@@ -1,5 +1,5 @@
-//! A checkpoint or an archive in, a GGUF file or a folder of compressed-tensors out.
-//! Next in the flow: source.rs, then gguf/write.rs or compressed/mod.rs.
+//! A checkpoint or an archive in, a GGUF file or a folder of compressed-tensors or ONNX out.
+//! Next in the flow: source.rs, then gguf/write.rs, compressed/mod.rs or onnx/mod.rs.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,7 +15,8 @@ use crate::gguf::{Layout, MetaValue, OutTensor};
 use crate::import::{commonest, heads};
 use crate::keys;
 use crate::model::{Model, Pair};
-use crate::options::{ExportOptions, Report, WeightType};
+use crate::onnx;
+use crate::options::{ExportOptions, Format, Report, WeightType};
 use crate::shards::Buffered;
 use crate::source::Source;
 use crate::tokens::{Words, to_gguf};
@@ -23,7 +24,7 @@ use crate::transcode::{Job, Pairing};
 use crate::types::Type;
 
 /// Exports a checkpoint or an archive, a folder, to what `options` name: one GGUF file, or a folder of
-/// compressed-tensors. The destination appears at the very end, whole.
+/// compressed-tensors or ONNX. The destination appears at the very end, whole.
 ///
 /// # Errors
 /// `InvalidArgument` where it is no such folder, or the destination is there (without `force`); `Unsupported` for
@@ -36,30 +37,49 @@ pub fn export(source: &Path, destination: &Path, options: &ExportOptions, progre
         let error = Error::unsupported("a checkpoint that is quantised already: import it first, then export that");
         return Err(error.in_file(source.root()));
     }
-    let model = model(&source, &config).in_file(source.root())?;
-    let report = match options.weights {
-        Some(WeightType::Int8) => compressed::export(&source, config, &model, 8, destination, options.force, progress)?,
-        Some(WeightType::Int4) => compressed::export(&source, config, &model, 4, destination, options.force, progress)?,
-        Some(WeightType::Q8_0) => Gguf { source: &source, model: &model, weights: Type::Q8_0 }.export(
-            &config,
-            destination,
-            options.force,
-            progress,
-        )?,
-        Some(WeightType::Float(float)) => Gguf { source: &source, model: &model, weights: float.ty() }.export(
-            &config,
-            destination,
-            options.force,
-            progress,
-        )?,
-        None => Gguf { source: &source, model: &model, weights: own_type(&source, &model)? }.export(
-            &config,
-            destination,
-            options.force,
-            progress,
-        )?,
+    check_choice(options)?;
+    let report = match options.format() {
+        Format::Onnx => {
+            let (floats, rounds) = match options.weights {
+                Some(WeightType::Float(float)) => (Some(float.ty()), false),
+                Some(_) => (None, true), // int8: `check_choice`.
+                None => (None, false),
+            };
+            let choice = onnx::Choice { floats, rounds, standard: options.standard_ops };
+            let onnx = onnx::Onnx { source: &source, config: &config, choice };
+            onnx::export(&onnx, destination, options.force, progress)?
+        }
+        Format::CompressedTensors => {
+            let model = model(&source, &config).in_file(source.root())?;
+            let bits = if options.weights == Some(WeightType::Int4) { 4 } else { 8 };
+            compressed::export(&source, config, &model, bits, destination, options.force, progress)?
+        }
+        Format::Gguf => {
+            let model = model(&source, &config).in_file(source.root())?;
+            let weights = match options.weights {
+                Some(WeightType::Float(float)) => float.ty(),
+                Some(_) => Type::Q8_0, // `check_choice`
+                None => own_type(&source, &model)?,
+            };
+            let gguf = Gguf { source: &source, model: &model, weights };
+            gguf.export(&config, destination, options.force, progress)?
+        }
     };
     Ok(Report { seconds: begin.elapsed().as_secs_f64(), ..report })
+}
+
+/// Refuses what a format does not have.
+fn check_choice(options: &ExportOptions) -> Result<()> {
+    let format = options.format();
+    if options.standard_ops && format != Format::Onnx {
+        return Err(Error::invalid(format!("{} has no operators to choose", format.name())));
+    }
+    if let Some(weights) = options.weights.filter(|weights| !format.has(*weights)) {
+        let has: Vec<&str> = WeightType::ALL.into_iter().filter(|ty| format.has(*ty)).map(WeightType::name).collect();
+        let (format, weights) = (format.name(), weights.name());
+        return Err(Error::invalid(format!("{format} is not written with {weights}; it has {}", has.join(", "))));
+    }
+    Ok(())
 }
 
 /// The model; a head of its own counts even where config.json ties it.

@@ -1,4 +1,4 @@
-//! Checkpoints in the formats of other engines, in and out: GGUF, and compressed-tensors.
+//! Checkpoints in the formats of other engines, in and out: GGUF, and compressed-tensors; and out alone: ONNX.
 //!
 //! Goes in: a GGUF file, a folder of compressed-tensors, or with [`export`] a checkpoint or an archive. Comes out: a
 //! folder that Hugging Face's libraries read, or a file or folder of the other format. Tensors stream: memory does not
@@ -27,6 +27,7 @@ mod gguf;
 mod import;
 mod keys;
 mod model;
+mod onnx;
 mod options;
 mod shards;
 mod source;
@@ -36,4 +37,4 @@ mod types;
 
 pub use export::export;
 pub use import::import;
-pub use options::{ExportOptions, FloatType, ImportOptions, Report, WeightType};
+pub use options::{ExportOptions, FloatType, Format, ImportOptions, Report, WeightType};

@@ -44,7 +44,7 @@ pub enum WeightType {
     Float(FloatType),
     /// GGUF, of blocks of 32 with a scale and eight bits each.
     Q8_0,
-    /// compressed-tensors: eight bits, a scale for each row.
+    /// compressed-tensors and ONNX: eight bits, a scale for each row.
     Int8,
     /// compressed-tensors: four bits, a scale for every 128 weights of a row.
     Int4,
@@ -71,9 +71,43 @@ impl WeightType {
         }
     }
 
-    /// Whether the export is one GGUF file, and not a folder.
-    pub fn is_gguf(self) -> bool {
-        matches!(self, WeightType::Float(_) | WeightType::Q8_0)
+    /// The format that an export to this type has where none is named.
+    pub fn usual_format(self) -> Format {
+        match self {
+            WeightType::Float(_) | WeightType::Q8_0 => Format::Gguf,
+            WeightType::Int8 | WeightType::Int4 => Format::CompressedTensors,
+        }
+    }
+}
+
+/// What an export writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One file, for llama.cpp and what is built on it.
+    Gguf,
+    /// A folder of safetensors, for vLLM and transformers.
+    CompressedTensors,
+    /// A folder with a graph and its weights, for ONNX Runtime.
+    Onnx,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 3] = [Format::Gguf, Format::CompressedTensors, Format::Onnx];
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Gguf => "gguf",
+            Format::CompressedTensors => "compressed-tensors",
+            Format::Onnx => "onnx",
+        }
+    }
+
+    /// Whether it has matrices of that type.
+    pub fn has(self, weights: WeightType) -> bool {
+        weights.usual_format() == self
+            || self == Format::Onnx && matches!(weights, WeightType::Float(_) | WeightType::Int8)
     }
 }
 
@@ -89,16 +123,28 @@ pub struct ImportOptions {
 /// What an export does.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
-    /// Type of matrices; `None`: the one that most weights of the source have, as GGUF.
+    /// Type of matrices; `None`: the one that most weights of the source have, in GGUF; in ONNX each its own, and grids
+    /// as they are.
     pub weights: Option<WeightType>,
+    /// What is written; `None`: what the type of matrices usually has, or GGUF.
+    pub format: Option<Format>,
+    /// ONNX: operators of the standard alone, and none of ONNX Runtime's own.
+    pub standard_ops: bool,
     /// Replace what is at the destination.
     pub force: bool,
+}
+
+impl ExportOptions {
+    /// What is written.
+    pub fn format(&self) -> Format {
+        self.format.or(self.weights.map(WeightType::usual_format)).unwrap_or(Format::Gguf)
+    }
 }
 
 /// What an import or export did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// `gguf`, `compressed-tensors` or `safetensors`: what was read.
+    /// `gguf`, `compressed-tensors`, `onnx` or `safetensors`: what was read.
     pub from: String,
     /// The same, of what was written.
     pub to: String,

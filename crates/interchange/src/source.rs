@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use netweight_container::{
-    Checkpoint, Context, Entry, Error, FOLDER_MANIFEST_NAME, FileKind, Header, InputFile, METADATA_KEY, Result,
+    CARD_NAME, Checkpoint, Context, Entry, Error, FOLDER_MANIFEST_NAME, FileKind, Header, InputFile, METADATA_KEY,
+    Result,
 };
-use netweight_pack::Archive;
+use netweight_pack::{Archive, ArchiveShard, GridSteps};
 use serde_json::{Map, Value};
 
 /// Side files are read whole; this bounds them.
@@ -103,6 +104,13 @@ impl Source {
             .ok_or_else(|| Error::corrupt("the model lacks this tensor").in_tensor(name).in_file(&self.root))
     }
 
+    /// The shard that stores a tensor as a grid, and its steps; `None` where it is stored otherwise.
+    pub(crate) fn grid(&self, name: &str) -> Option<(&ArchiveShard, GridSteps<'_>)> {
+        let (shard_idx, _) = self.places.get(name)?;
+        let shard = self.archive.as_ref()?.shard(&self.shards[*shard_idx].relative)?;
+        Some((shard, shard.grid(name)?))
+    }
+
     /// Fills `dst` with bytes of a tensor, decoding them where archived.
     ///
     /// # Errors
@@ -179,7 +187,8 @@ impl Source {
         config.ok_or_else(|| Error::corrupt("there is no config.json").in_file(&self.root))
     }
 
-    /// Names of files at the top of the folder that hold neither weights nor an index of them.
+    /// Names of files at the top of the folder that hold neither weights nor an index of them. An archive's card is left
+    /// out: it is about the archive.
     ///
     /// # Errors
     /// `Io`.
@@ -187,7 +196,7 @@ impl Source {
         let files = Checkpoint::list(&self.root)?.files;
         let is_side = |kind: FileKind| !matches!(kind, FileKind::Shard | FileKind::Index);
         let names = files.into_iter().filter(|file| is_side(file.kind)).map(|file| file.relative);
-        Ok(names.filter(|name| is_at_top(name) && name != FOLDER_MANIFEST_NAME).collect())
+        Ok(names.filter(|name| is_at_top(name) && name != FOLDER_MANIFEST_NAME && name != CARD_NAME).collect())
     }
 
     /// What tells this source from another: sizes and times of its shards.

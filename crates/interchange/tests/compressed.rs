@@ -18,7 +18,7 @@ fn integers_are_the_nearest() {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str| folder.path().join(name);
         let original = made("LlamaForCausalLM", json!({})).write(&place("a"), &byte_level(None));
-        let options = ExportOptions { weights: Some(weights), force: false };
+        let options = ExportOptions { weights: Some(weights), ..ExportOptions::default() };
         let report = export(&place("a"), &place("q"), &options, &Silent).unwrap();
         let linear = |name: &str| name.contains("_proj.weight");
         let n_linear: u64 = original.iter().filter(|(name, _)| linear(name)).map(|(_, row)| row.1[0] * row.1[1]).sum();

@@ -10,7 +10,7 @@ use netweight_pack::{CompressOptions, Error, ErrorKind, Silent, compress};
 use serde_json::{Value, json};
 
 fn to_gguf(source: &Path, destination: &Path, weights: Option<WeightType>) -> Result<Report, Error> {
-    export(source, destination, &ExportOptions { weights, force: false }, &Silent)
+    export(source, destination, &ExportOptions { weights, ..ExportOptions::default() }, &Silent)
 }
 
 fn from_gguf(source: &Path, destination: &Path, dtype: Option<FloatType>) -> Result<Report, Error> {
