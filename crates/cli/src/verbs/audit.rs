@@ -11,14 +11,18 @@ use crate::models;
 use crate::ui::Ui;
 use crate::units::{grouped, percent};
 use crate::verbs::Outcome;
+use crate::verbs::exact_card::{self, ExactArgs};
 use crate::verbs::tune::{card_failed, evidence_lines, refinement_line};
 
 const EXAMPLES: &str = "\
 Examples:
   netweight audit small                      What it costs, and that no file was changed since that was measured
   netweight audit small --key publisher.pem  And that it was the publisher who measured
+  netweight audit Qwen3-8B.nw --against Qwen3-8B --sign key.pem
+                                             Compare an exact archive with its original, and write its card
 
-A card is written by `netweight tune`. The key is an Ed25519 public key, in PEM as `openssl pkey -pubout` writes it, or
+A card is written by `netweight tune`, and of an exact archive with --against, where every byte is the original's and
+every logit has the same bits; else there is no card, and the exit code is 1. The key is an Ed25519 public key, in PEM as `openssl pkey -pubout` writes it, or
 32 bytes in hex.";
 
 /// Show what was measured of a model, and check that its files and its card are untouched
@@ -31,6 +35,9 @@ pub struct Args {
     /// The public key that the card must be signed with.
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// How an exact archive is measured.
+    #[command(flatten)]
+    pub exact: ExactArgs,
 }
 
 /// Reads, checks, prints.
@@ -38,6 +45,9 @@ pub struct Args {
 /// # Errors
 /// `Input` where there is no card; `Damaged` where a file or the card was changed, or another key signed it.
 pub fn run(args: &Args, ui: &Ui) -> Outcome {
+    if let Some(original) = &args.exact.against {
+        exact_card::write(&args.model, original, &args.exact, ui)?;
+    }
     let path = args.model.join(CARD_NAME);
     let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound if args.model.exists() => no_card(&args.model),
@@ -67,7 +77,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
 }
 
 fn no_card(model: &Path) -> Failure {
-    let hint = "`netweight tune` writes one; an archive without is exact: `netweight verify` checks that";
+    let hint = "`netweight tune` writes one; of an exact archive, `netweight audit ARCHIVE --against CHECKPOINT`";
     Failure::new(FailureKind::Input, format!("no card here ({CARD_NAME})"), hint).at(model)
 }
 

@@ -40,7 +40,8 @@ pub struct Args {
     /// Type of weight matrices [default: the one that most of them have; in ONNX each its own, integers of `tune` too].
     #[arg(long, value_enum, value_name = "TYPE")]
     pub weights: Option<WeightArg>,
-    /// ONNX: operators of the standard alone; integers are then unpacked for every token, ten times as slow.
+    /// ONNX: operators of the standard alone; integers are then unpacked for every token, which takes some 2.5 times as
+    /// long.
     #[arg(long)]
     pub standard_ops: bool,
     /// Replace what is at the destination.

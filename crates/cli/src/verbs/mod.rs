@@ -7,6 +7,7 @@ pub mod compress;
 pub mod demo;
 pub mod estimate;
 pub mod eval;
+mod exact_card;
 pub mod export;
 mod grouping;
 pub mod import;

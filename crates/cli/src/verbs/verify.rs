@@ -92,7 +92,7 @@ fn whole(archive: &Path, against: Option<&Path>, report: &VerifyReport) -> Strin
 }
 
 /// Problems stand in the report; they need not be shown twice.
-struct WithoutNotes(Bar);
+pub struct WithoutNotes(pub Bar);
 
 impl Progress for WithoutNotes {
     fn start(&self, total_bytes: u64) {

@@ -5,12 +5,13 @@ use std::path::Path;
 use ed25519_dalek::SigningKey;
 use netweight_card as card;
 use netweight_card::{
-    CARD_NAME, Card, FileDigest, Kind, MatrixPrecision, Method, OtherAllocation, Role, Signed, Sizes, Text, digests,
-    free_run, measure,
+    CARD_NAME, Card, Evidence, FileDigest, FreeRun, Kind, MatrixPrecision, Method, OtherAllocation, Role, Signed, Sizes,
+    Text, digests, free_run, measure,
 };
-use netweight_container::{Checkpoint, REFINEMENT_SUFFIX};
+use netweight_container::{AtomicFile, Checkpoint, REFINEMENT_SUFFIX};
 use netweight_engine::{AnyDecoder, DeviceChoice, Interrupt, LoadOptions, Precision};
 use netweight_eval::Windows;
+use netweight_layout::Layout;
 use netweight_pack::{Progress, Report, WRITER};
 use netweight_tune::Allocation;
 
@@ -42,15 +43,31 @@ impl Witnesses {
     /// # Errors
     /// What keeps it from running.
     pub fn new(path: &Path, args: &Args, window: usize, interrupt: &Interrupt, ui: &Ui) -> Result<Witnesses, Failure> {
+        Witnesses::with(path, None, usize::from(args.threads), window, interrupt, ui)
+    }
+
+    /// Loads the original in a layout of its own, if one is named.
+    ///
+    /// # Errors
+    /// What keeps it from running.
+    pub fn with(
+        path: &Path,
+        layout: Option<Layout>,
+        n_threads: usize,
+        window: usize,
+        interrupt: &Interrupt,
+        ui: &Ui,
+    ) -> Result<Witnesses, Failure> {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
-            n_threads: usize::from(args.threads),
+            n_threads,
             max_positions: Some(window.max(FREE_RUN[1] + FREE_RUN[2])),
             ..LoadOptions::default()
         };
-        let original = models::load_from(models::open(path)?, &options, interrupt, ui)?.decoder;
+        let its_own = LoadOptions { layout, ..options };
+        let original = models::load_from(models::open(path)?, &its_own, interrupt, ui)?.decoder;
         let other = if original.report().precision == Precision::Bf16 { Precision::F32 } else { Precision::Bf16 };
-        let other = LoadOptions { precision: Some(other), ..options };
+        let other = LoadOptions { precision: Some(other), ..its_own };
         let rounded = models::load_from(models::open(path)?, &other, interrupt, ui)?.decoder;
         Ok(Witnesses { original, rounded, options, window, interrupt: interrupt.clone() })
     }
@@ -68,23 +85,7 @@ impl Witnesses {
         texts: &[Text],
         ui: &Ui,
     ) -> Result<Card, Failure> {
-        let mut model = models::load_from(models::open(archive)?, &self.options, &self.interrupt, ui)?.decoder;
-        let mut evidence = Vec::with_capacity(texts.len());
-        for text in texts {
-            let bar = Bar::new(ui, "measure");
-            bar.start(2 * text.tokens.len() as u64);
-            let mut seen = 0;
-            let mut progress = |done: usize, _: usize| {
-                bar.advance(done.saturating_sub(seen) as u64);
-                seen = done;
-            };
-            let windows = Windows { n_inputs: self.window };
-            let (original, rounded) = (&mut self.original, &mut self.rounded);
-            let of_text = measure(original, rounded, &mut model, text, windows, &self.interrupt, &mut progress);
-            evidence.push(of_text.map_err(failed)?);
-        }
-        let prompts = texts.iter().find(|text| text.role == Role::HeldOut).map_or(&[][..], |text| &text.tokens);
-        let free_run = free_run(&mut self.original, &mut model, prompts, FREE_RUN, &self.interrupt).map_err(failed)?;
+        let (evidence, free_run) = self.measure(archive, texts, ui)?;
         let listed =
             Checkpoint::list(archive).map_err(|error| Failure::reading(error, crate::failure::Reads::Archive))?;
         let files = digests(archive, listed.files.iter().map(|file| file.relative.as_str())).map_err(failed)?;
@@ -113,6 +114,36 @@ impl Witnesses {
             evidence,
             free_run,
         })
+    }
+
+    /// Reads the archive back, and runs it on all texts.
+    ///
+    /// # Errors
+    /// What keeps it from running.
+    pub fn measure(
+        &mut self,
+        archive: &Path,
+        texts: &[Text],
+        ui: &Ui,
+    ) -> Result<(Vec<Evidence>, Option<FreeRun>), Failure> {
+        let mut model = models::load_from(models::open(archive)?, &self.options, &self.interrupt, ui)?.decoder;
+        let mut evidence = Vec::with_capacity(texts.len());
+        for text in texts {
+            let bar = Bar::new(ui, "measure");
+            bar.start(2 * text.tokens.len() as u64);
+            let mut seen = 0;
+            let mut progress = |done: usize, _: usize| {
+                bar.advance(done.saturating_sub(seen) as u64);
+                seen = done;
+            };
+            let windows = Windows { n_inputs: self.window };
+            let (original, rounded) = (&mut self.original, &mut self.rounded);
+            let of_text = measure(original, rounded, &mut model, text, windows, &self.interrupt, &mut progress);
+            evidence.push(of_text.map_err(failed)?);
+        }
+        let prompts = texts.iter().find(|text| text.role == Role::HeldOut).map_or(&[][..], |text| &text.tokens);
+        let free_run = free_run(&mut self.original, &mut model, prompts, FREE_RUN, &self.interrupt).map_err(failed)?;
+        Ok((evidence, free_run))
     }
 }
 
@@ -187,8 +218,12 @@ pub fn read_key(path: &std::path::PathBuf) -> Result<SigningKey, Failure> {
 /// `Io`.
 pub fn write_card(archive: &Path, card: &Card, key: Option<&SigningKey>) -> Result<(), Failure> {
     let bytes = Signed::new(card, key).and_then(|signed| signed.encode()).map_err(failed)?;
-    let path = archive.join(CARD_NAME);
-    std::fs::write(&path, bytes).map_err(|error| Failure::io(&path, error))
+    let write = || {
+        let file = AtomicFile::create(&archive.join(CARD_NAME), true)?;
+        file.write_all_at(0, &bytes)?;
+        file.commit()
+    };
+    write().map_err(|error| Failure::reading(error, crate::failure::Reads::Archive))
 }
 
 /// An error of the card, in words.

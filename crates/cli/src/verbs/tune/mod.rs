@@ -21,10 +21,11 @@ use crate::signals;
 use crate::ui::Ui;
 use crate::units::{bytes, duration, grouped, percent};
 use crate::verbs::Outcome;
-use evidence::Witnesses;
+pub use evidence::{Witnesses, read_key as read_private_key, write_card};
 pub use evidence::{failed as card_failed, lines as evidence_lines};
 use search::{Found, Tuning};
 use texts::TextArgs;
+pub use texts::evidence as evidence_texts;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +44,7 @@ small model alone leaves them out.";
 /// Times that a budget of loss is tightened where held-out text shows more than the search did.
 const N_ATTEMPTS: usize = 3;
 /// Tokens of a window where nobody asks for a number.
-const DEFAULT_WINDOW: usize = 512;
+pub const DEFAULT_WINDOW: usize = 512;
 
 /// Make a model several times smaller, within a loss that you set and it measures
 #[derive(Debug, clap::Args)]

@@ -94,32 +94,44 @@ impl TextArgs {
     /// # Errors
     /// `Io`; `Usage` where one is too short.
     pub fn evidence(&self, tokenizer: &Tokenizer) -> Result<Vec<Text>, Failure> {
-        let held_out = (Role::HeldOut, &self.held_out, "bundled: parts of two novels", HELD_OUT);
-        let ood = (Role::OutOfDomain, &self.ood, "bundled: a part of a play", OUT_OF_DOMAIN);
-        [held_out, ood].into_iter().map(|text| self.one(tokenizer, text)).collect()
+        evidence(tokenizer, self.held_out.as_ref(), self.ood.as_ref(), self.eval_tokens)
     }
+}
 
-    fn one(
-        &self,
-        tokenizer: &Tokenizer,
-        (role, path, name, bundled): (Role, &Option<PathBuf>, &str, &str),
-    ) -> Result<Text, Failure> {
-        let given = path.as_ref().map(models::read_text).transpose()?;
-        let text = given.as_deref().unwrap_or(bundled);
-        let name = path.as_ref().map_or_else(|| name.to_owned(), |path| names(std::slice::from_ref(path)));
-        let most = self.eval_tokens as usize;
-        let mut end = text.len().min(most * BYTES_PER_TOKEN);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let mut tokens = tokenizer.encode_bare(&text[..end]).map_err(Failure::running)?;
-        tokens.truncate(most);
-        if tokens.len() < 64 {
-            let what = format!("{name}: a text of {} tokens says nothing of a model", tokens.len());
-            return Err(Failure::new(Kind::Usage, what, "give one of some thousand"));
-        }
-        Ok(Text { role, record: TextRecord::of(name, [text]), tokens })
+/// The texts that evidence is taken on: at most so many tokens of each.
+///
+/// # Errors
+/// `Io`; `Usage` where one is too short.
+pub fn evidence(
+    tokenizer: &Tokenizer,
+    held_out: Option<&PathBuf>,
+    ood: Option<&PathBuf>,
+    n_tokens: u32,
+) -> Result<Vec<Text>, Failure> {
+    let held_out = (Role::HeldOut, held_out, "bundled: parts of two novels", HELD_OUT);
+    let ood = (Role::OutOfDomain, ood, "bundled: a part of a play", OUT_OF_DOMAIN);
+    [held_out, ood].into_iter().map(|text| one(tokenizer, text, n_tokens as usize)).collect()
+}
+
+fn one(
+    tokenizer: &Tokenizer,
+    (role, path, name, bundled): (Role, Option<&PathBuf>, &str, &str),
+    most: usize,
+) -> Result<Text, Failure> {
+    let given = path.map(models::read_text).transpose()?;
+    let text = given.as_deref().unwrap_or(bundled);
+    let name = path.map_or_else(|| name.to_owned(), |path| names(std::slice::from_ref(path)));
+    let mut end = text.len().min(most * BYTES_PER_TOKEN);
+    while !text.is_char_boundary(end) {
+        end -= 1;
     }
+    let mut tokens = tokenizer.encode_bare(&text[..end]).map_err(Failure::running)?;
+    tokens.truncate(most);
+    if tokens.len() < 64 {
+        let what = format!("{name}: a text of {} tokens says nothing of a model", tokens.len());
+        return Err(Failure::new(Kind::Usage, what, "give one of some thousand"));
+    }
+    Ok(Text { role, record: TextRecord::of(name, [text]), tokens })
 }
 
 fn names(paths: &[PathBuf]) -> String {
