@@ -38,7 +38,7 @@ pub fn export(source: &Path, destination: &Path, options: &ExportOptions, progre
         return Err(error.in_file(source.root()));
     }
     check_choice(options)?;
-    let report = match options.format() {
+    let mut report = match options.format() {
         Format::Onnx => {
             let (floats, rounds) = match options.weights {
                 Some(WeightType::Float(float)) => (Some(float.ty()), false),
@@ -65,6 +65,11 @@ pub fn export(source: &Path, destination: &Path, options: &ExportOptions, progre
             gguf.export(&config, destination, options.force, progress)?
         }
     };
+    let keeps_integers = options.format() == Format::Onnx && options.weights.is_none();
+    if !keeps_integers && source.names().any(|name| source.grid(name).is_some()) {
+        let what = "a tuned archive's integers went over as bf16 values, each within a 512th; --to onnx keeps them";
+        report.notes.push(what.to_owned());
+    }
     Ok(Report { seconds: begin.elapsed().as_secs_f64(), ..report })
 }
 

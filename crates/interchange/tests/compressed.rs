@@ -23,10 +23,13 @@ fn integers_are_the_nearest() {
         let linear = |name: &str| name.contains("_proj.weight");
         let n_linear: u64 = original.iter().filter(|(name, _)| linear(name)).map(|(_, row)| row.1[0] * row.1[1]).sum();
         assert_eq!((report.quantized, report.rounded), (n_linear, 0));
+        let note = report.notes.first().unwrap();
+        let percent: f64 = note.split(" % ").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
         let options = ImportOptions { dtype: Some(FloatType::F32), force: false };
         import(&place("q"), &place("back"), &options, &Silent).unwrap();
         let (packed, back) = (read(&place("q")), read(&place("back")));
         assert_eq!(back.len(), original.len());
+        let mut worst_relative = 0f64;
         for (name, (_, shape, bytes)) in &original {
             let exact = values(bytes);
             let restored: Vec<f32> =
@@ -35,6 +38,10 @@ fn integers_are_the_nearest() {
                 assert!(exact == restored, "{name}");
                 continue;
             }
+            let squares =
+                |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
+            let errors = squares(&mut exact.iter().zip(&restored).map(|(a, b)| a - b));
+            worst_relative = worst_relative.max((errors / squares(&mut exact.iter().copied())).sqrt());
             let group = if group == 0 { shape[1] as usize } else { group };
             let scales = values(&packed[&format!("{name}_scale")].2);
             assert_eq!(scales.len(), exact.len() / group);
@@ -48,6 +55,7 @@ fn integers_are_the_nearest() {
                 assert!(worst <= 0.5 * scale + largest / 256.0, "{name}: {worst} of {scale}");
             }
         }
+        assert!((percent - 100.0 * worst_relative).abs() <= 0.006, "{note}: {worst_relative}");
         let config = object(&place("back"), "config.json");
         assert!(config.get("quantization_config").is_none() && config["torch_dtype"] == "float32", "{config}");
         assert!(place("back").join("tokenizer.json").exists());

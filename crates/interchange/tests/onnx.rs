@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use common::{HIDDEN, Made, Tensors, bookworm, byte_level, floats, made, object, write};
 use half::bf16;
-use netweight_interchange::{ExportOptions, FloatType, Format, Report, WeightType, export};
+use netweight_interchange::{ExportOptions, FloatType, Format, ImportOptions, Report, WeightType, export, import};
 use netweight_pack::{CompressOptions, Silent, compress_grids};
 use netweight_tensor::Grid;
 use prost::Message;
@@ -258,6 +258,26 @@ fn grids_go_over_exactly() {
         .map(|bits| bf16::from_bits(bits).to_f32())
         .collect();
     assert!(f32s(&exported.tensors["model.embed_tokens.weight"].2) == values);
+}
+
+#[test]
+fn other_formats_take_the_values_of_grids() {
+    let folder = tempfile::tempdir().unwrap();
+    let grids = tuned(folder.path());
+    for weights in WeightType::ALL {
+        let place = folder.path().join(weights.name());
+        let options = ExportOptions { weights: Some(weights), ..ExportOptions::default() };
+        let report = export(&folder.path().join("nw"), &place, &options, &Silent).unwrap();
+        assert!(report.notes.iter().any(|note| note.contains("within a 512th")), "{:?}", report.notes);
+        if weights == WeightType::Float(FloatType::Bf16) {
+            let back = folder.path().join("back");
+            import(&place, &back, &ImportOptions::default(), &Silent).unwrap();
+            for (name, grid) in &grids {
+                let values: Vec<u8> = grid.dequantize().into_iter().flat_map(u16::to_le_bytes).collect();
+                assert!(common::read(&back)[name].2 == values, "{name}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -80,14 +80,28 @@ pub(crate) fn export(
         };
         report.quantized += if let Part::Packed(layer) = part { layer.rows * layer.columns } else { 0 };
     }
+    let mut worst = 0f64;
     folder.write(progress, &mut |idx, sink| match &parts[idx] {
         Part::Same { name, job } => job.run(&|offset, dst| source.read(name, offset, dst), sink, progress).map(drop),
         Part::Scales(layer) => layer.each_batch(source, progress, &mut |values| sink(&layer.scale_bytes(values)?)),
         Part::Packed(layer) => {
-            layer.each_batch(source, &netweight_pack::Silent, &mut |values| sink(&layer.pack(values)?))
+            let mut loss = Loss::default();
+            layer.each_batch(source, &netweight_pack::Silent, &mut |values| {
+                let (packed, of_batch) = layer.pack(values)?;
+                loss = loss.plus(of_batch);
+                sink(&packed)
+            })?;
+            worst = worst.max(loss.relative());
+            Ok(())
         }
         Part::Shape(layer) => shape(layer, sink),
     })?;
+    if folder.n_resumed == 0 && report.quantized > 0 {
+        let percent = 100.0 * worst;
+        let what =
+            format!("rounding changed no matrix by more than {percent:.2} % (root mean square, of its weights')");
+        report.notes.push(what);
+    }
     for name in sides.iter().filter(|name| *name != "config.json") {
         folder.put(name, &source.side_file(name)?.unwrap_or_default())?;
     }
@@ -96,6 +110,24 @@ pub(crate) fn export(
     (report.n_resumed, report.destination_bytes) = (folder.n_resumed, folder.n_bytes);
     folder.finish()?;
     Ok(report)
+}
+
+/// Sums of squares.
+#[derive(Clone, Copy, Default)]
+struct Loss {
+    of_errors: f64,
+    of_weights: f64,
+}
+
+impl Loss {
+    fn plus(self, other: Loss) -> Loss {
+        Loss { of_errors: self.of_errors + other.of_errors, of_weights: self.of_weights + other.of_weights }
+    }
+
+    /// Root mean square of errors over that of weights.
+    fn relative(self) -> f64 {
+        if self.of_weights == 0.0 { 0.0 } else { (self.of_errors / self.of_weights).sqrt() }
+    }
 }
 
 fn shape(layer: &Layer, sink: &mut Sink) -> Result<()> {
@@ -221,10 +253,10 @@ impl Layer {
     }
 
     /// Integers, counted from the least, low bits first; a row ends with a word.
-    fn pack(&self, values: &[f32]) -> Result<Vec<u8>> {
+    fn pack(&self, values: &[f32]) -> Result<(Vec<u8>, Loss)> {
         let row_bytes = self.n_words() as usize * 4;
         let rows = values.par_chunks(self.columns as usize).map(|row| {
-            let mut packed = vec![0u8; row_bytes];
+            let (mut packed, mut loss) = (vec![0u8; row_bytes], Loss::default());
             for (group_idx, group) in row.chunks(self.group_weights as usize).enumerate() {
                 let (_, scale) = self.scale(group)?;
                 let first = group_idx * self.group_weights as usize;
@@ -232,14 +264,18 @@ impl Layer {
                     let column = first + idx;
                     let half = 1i32 << (self.bits - 1);
                     let index = (value / scale).round_ties_even().clamp(-half as f32, (half - 1) as f32) as i32 + half;
+                    let error = f64::from(value - scale * (index - half) as f32);
+                    let (of_errors, of_weights) = (error * error, f64::from(*value) * f64::from(*value));
+                    loss = loss.plus(Loss { of_errors, of_weights });
                     match self.bits {
                         4 => packed[column / 2] |= (index as u8) << (column % 2 * 4),
                         _ => packed[column] = index as u8,
                     }
                 }
             }
-            Ok(packed)
+            Ok((packed, loss))
         });
-        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+        let (packed, losses): (Vec<Vec<u8>>, Vec<Loss>) = rows.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok((packed.concat(), losses.into_iter().fold(Loss::default(), Loss::plus)))
     }
 }
