@@ -66,6 +66,25 @@ fn what_is_refused_says_why() {
     assert!(!back.exists());
 }
 
+/// What ONNX Runtime makes of it is tested in python/integrations/test_onnx.py.
+#[test]
+fn onnx_is_a_folder() {
+    let work = scratch();
+    let (archive, folder) = (work.path().join("archive"), work.path().join("onnx"));
+    run(args!["compress", bookworm(), "-o", archive]).ok();
+    let text = run(args!["export", archive, "-o", folder, "--to", "onnx"]).ok().stdout;
+    assert!(text.contains("as onnx (bf16)") && text.contains("none of 6,819,072 values"), "{text}");
+    for name in ["model.onnx", "model.onnx.data", "config.json", "tokenizer.json", "generation_config.json"] {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+    let again = run(args!["export", archive, "-o", folder, "--to", "onnx"]).code(5);
+    assert!(again.stderr.contains("--force"), "{again:?}");
+    let report = run(args!["--json", "export", archive, "-o", folder, "--to", "onnx", "--weights", "int8", "--force"]);
+    assert_eq!(report.ok().json()["quantized"], 4_718_592);
+    let other = run(args!["export", archive, "-o", folder, "--to", "onnx", "--weights", "q8_0", "--force"]).code(3);
+    assert!(other.stderr.contains("it has bf16, f16, f32, int8"), "{other:?}");
+}
+
 /// A limit on the size of files stands in for a full disk: nothing appears, and the same command goes on from there.
 #[cfg(unix)]
 #[test]
