@@ -1,9 +1,12 @@
 //! The benchmark of models on the bundled one, so that it cannot rot. No peers are needed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use netweight_bench::{Error, ModelOptions, ModelReport, measure_memory, run_model};
-use netweight_engine::Layout;
+use netweight_bench::{Error, LogitsCheck, ModelOptions, ModelReport, measure_memory, run_model};
+use netweight_engine::{Layout, Precision};
+use netweight_tensor::Grid;
 
 fn tiny() -> ModelOptions {
     let model: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/bookworm");
@@ -67,6 +70,32 @@ fn archives_are_measured_too() {
     let of_archive = run_model(&ModelOptions { model: archive, peers: true, ..two }).unwrap();
     assert_eq!(of_checkpoint.check, of_archive.check);
     assert!(of_archive.weights[1].note.as_ref().is_some_and(|note| note.contains("archive")));
+}
+
+/// Contenders that compute something else are measured beside the others, each kind with logits of its own.
+#[test]
+fn indices_are_measured_beside_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("archive");
+    let (name, rows, cols) = ("lm_head.weight", 4096, 256);
+    let indices = (0..rows * cols).map(|idx| (idx * 7919 % 15) as i8 - 7).collect();
+    let grid = Grid { rows, cols, indices, row_steps: vec![0.0078125; rows], col_steps: vec![1.0; cols] };
+    let grids = BTreeMap::from([(name.to_owned(), Arc::new(grid))]);
+    netweight_pack::compress_grids(&tiny().model, &archive, &grids, &Default::default(), &netweight_pack::Silent)
+        .unwrap();
+    let activations = vec![Precision::Bf16, Precision::Int8];
+    let options = ModelOptions { model: archive, layouts: Vec::new(), activations, ..tiny() };
+    let report = run_model(&options).unwrap();
+    let checks: Vec<&LogitsCheck> = std::iter::once(&report.check).chain(&report.other_checks).collect();
+    let found: Vec<(&str, usize)> = checks.iter().map(|check| (check.of.as_str(), check.n_contenders)).collect();
+    let [of_weights, of_indices, of_integers] =
+        ["weights with bf16", "indices with bf16", "indices with int8"].map(|what| format!("{what} activations"));
+    assert_eq!(found, [(of_weights.as_str(), 2), (&of_indices, 2), (&of_integers, 2)]);
+    let hashes: BTreeSet<&String> = checks.iter().flat_map(|check| [&check.prompt_hash, &check.batch_hash]).collect();
+    assert_eq!((hashes.len(), report.rows.len()), (6, 6));
+    assert!(report.rows[2].tool.ends_with(" int8"), "{:?}", report.rows[2]);
+    let text = report.to_string();
+    assert!(text.contains(&format!("of {of_integers}, ")), "{text}");
 }
 
 /// The interpreter does not exist: each peer is a row that says so, without speed.

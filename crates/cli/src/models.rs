@@ -127,16 +127,16 @@ pub struct PrecisionArg(pub Precision);
 
 impl ValueEnum for PrecisionArg {
     fn value_variants<'a>() -> &'a [PrecisionArg] {
-        &[PrecisionArg(Precision::Bf16), PrecisionArg(Precision::F32)]
+        &[PrecisionArg(Precision::Bf16), PrecisionArg(Precision::F32), PrecisionArg(Precision::Int8)]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self.0 {
-            Precision::Bf16 => {
-                PossibleValue::new("bf16").help("as engines do that compute in bf16; faster on some CPUs")
-            }
-            Precision::F32 => PossibleValue::new("f32").help("not at all"),
-        })
+        let help = match self.0 {
+            Precision::Bf16 => "as engines do that compute in bf16; faster on some CPUs",
+            Precision::F32 => "not at all",
+            Precision::Int8 => "of tuned tensors on the CPU, 64 columns together: faster, and other logits",
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
     }
 }
 
@@ -227,6 +227,6 @@ pub fn loaded_json(report: &LoadReport) -> Value {
         "isa": report.isa,
         "streamed_bytes": report.streamed_bytes,
         "notes": report.notes,
-        "activations": if report.precision == Precision::Bf16 { "bf16" } else { "f32" },
+        "activations": report.precision.name(),
     })
 }

@@ -30,7 +30,8 @@ pub struct LoadOptions {
     /// fastest.
     pub layout: Option<Layout>,
     /// What activations are rounded to before they enter a linear layer; `None`: bf16 where the embeddings are bf16,
-    /// as in engines that compute in bf16, else not at all.
+    /// as in engines that compute in bf16, else not at all. Int8, on the CPU alone, is for grids in layouts of indices,
+    /// whose products are sums of integers then: faster, and other logits; what has no indices takes bf16.
     pub precision: Option<Precision>,
     /// What keys and values are kept as.
     pub kv_type: KvType,

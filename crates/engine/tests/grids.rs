@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{CONTEXT_LEN, bits, bookworm, fixtures, load, oracle, run, worst_difference};
-use netweight_engine::{Isa, KvType, LoadOptions, Precision};
+use netweight_engine::{CpuDecoder, Interrupt, Isa, KvType, LoadOptions, Precision, Store};
 use netweight_layout::Layout;
 use netweight_pack::{CompressOptions, Silent, compress_grids};
 use netweight_tensor::Grid;
@@ -63,12 +63,18 @@ fn every_way_gives_the_same_bits() {
         let scratch = tempfile::tempdir().expect("a folder");
         let place = scratch.path().join("archive");
         archive(&folder, 100.0, &place);
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let how = |isa, layout| LoadOptions { isa, layout, precision: Some(precision), ..options() };
-            let values = run(&mut load(&place, &how(None, Some(Layout::F32))), 0, &prompt, 99);
+            let of_values = if precision == Precision::Int8 { Precision::F32 } else { precision };
+            let of_values = LoadOptions { precision: Some(of_values), ..how(None, Some(Layout::F32)) };
+            let values = run(&mut load(&place, &of_values), 0, &prompt, 99);
             let expected = run(&mut load(&place, &how(Some(Isa::scalar()), Some(Layout::Index8))), 0, &prompt, 99);
             let difference = worst_difference(&expected, &values);
-            let most = if precision == Precision::F32 { 0.2 } else { 0.5 };
+            let most = match precision {
+                Precision::F32 => 0.2,
+                Precision::Bf16 => 0.5,
+                Precision::Int8 => 1.0,
+            };
             assert!(difference > 0.0 && difference < most, "{name}: {difference} {precision:?}");
             for isa in Isa::available() {
                 for layout in [Some(Layout::Index8), Some(Layout::Index4), Some(Layout::Index3), None] {
@@ -81,6 +87,21 @@ fn every_way_gives_the_same_bits() {
                 }
             }
         }
+    }
+}
+
+/// Int8 activations need indices.
+#[test]
+fn int8_activations_of_no_indices() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let place = scratch.path().join("archive");
+    archive(&bookworm(), 16.0, &place);
+    let how = |layout| LoadOptions { layout, precision: Some(Precision::Int8), ..options() };
+    for (folder, layout) in [(&bookworm(), None), (&place, Some(Layout::Exact12))] {
+        let store = Store::open(folder).expect("a store");
+        let loaded = CpuDecoder::load(&store, &how(layout), &Interrupt::new(), &|_| {});
+        let message = loaded.err().expect("an error").to_string();
+        assert!(message.contains("int8 activations are for tuned models"), "{message}");
     }
 }
 

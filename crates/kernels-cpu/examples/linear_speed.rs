@@ -1,13 +1,14 @@
 //! How fast linear layers read weights: GB/s of the bf16 weights that are multiplied, per core, and as a ratio to
 //! layout bf16. From the second-level cache with one thread (the kernel's ceiling), and from memory with 1 and 2.
 //!
-//! `cargo run --release -p netweight-kernels-cpu --example linear_speed [l2|dram] [isa ...] [best]`
+//! `cargo run --release -p netweight-kernels-cpu --example linear_speed [l2|dram] [isa ...] [index] [best]`
 //!
-//! Medians of interleaved rounds; `best` prints the best round instead, for a machine with much else to do.
+//! Layouts of indices stand there twice, with bf16 and with int8 activations; `index` leaves out the others but bf16.
+//! Medians of interleaved rounds, by the time of the process's CPUs; `best` prints the best round instead, for a machine with much else to do.
 
+use cpu_time::ProcessTime;
 use netweight_kernels_cpu::{Input, Isa, Job, Pool, Precision, Scratch, linear};
 use netweight_layout::{Layout, Matrix};
-use std::time::Instant;
 
 const COLS: usize = 4096;
 /// 1 MiB in bf16: half of a second-level cache.
@@ -58,7 +59,9 @@ fn matrices(n_rows: usize) -> Vec<Matrix> {
         let pool = &pool;
         (0..COLS).map(move |col| pool[(row * 7919 + col * 3 + row * row) % n_pool] * scale)
     };
+    let index_only = std::env::args().any(|arg| arg == "index");
     Layout::all()
+        .filter(|layout| !index_only || *layout == Layout::Bf16 || layout.is_index())
         .map(|layout| {
             let rows = (0..n_rows).flat_map(weights);
             // Steps of a grid in deviations: 3 bits of entropy for index3, else 4.
@@ -85,13 +88,18 @@ fn measure(place: &str, isas: &[Isa], matrices: &[Matrix], n_tokens: usize, n_th
     let mut input = Input::new(n_tokens, COLS);
     let x: Vec<f32> = (0..n_tokens * COLS).map(|idx| ((idx * 37) % 101) as f32 / 50.0 - 1.0).collect();
     let mut y = vec![0.0; n_tokens * n_rows];
-    let mut seconds = vec![vec![Vec::new(); matrices.len()]; isas.len()];
+    let contenders: Vec<(&Matrix, Precision)> = [Precision::Bf16, Precision::Int8]
+        .into_iter()
+        .flat_map(|precision| matrices.iter().map(move |matrix| (matrix, precision)))
+        .filter(|(matrix, precision)| *precision == Precision::Bf16 || matrix.layout().is_index())
+        .collect();
+    let mut seconds = vec![vec![Vec::new(); contenders.len()]; isas.len()];
     for _ in 0..N_ROUNDS {
         for (isa, seconds) in isas.iter().zip(&mut seconds) {
-            input.set(*isa, &pool, &x, COLS, [n_tokens, COLS], Precision::Bf16);
-            for (matrix, seconds) in matrices.iter().zip(seconds) {
+            for ((matrix, precision), seconds) in contenders.iter().zip(seconds) {
+                input.set(*isa, &pool, &x, COLS, [n_tokens, COLS], *precision);
                 let jobs = [Job { matrix, row_steps: None, bias: None, out_col: 0 }];
-                let start = Instant::now();
+                let start = ProcessTime::now();
                 for _ in 0..n_repeats {
                     linear(*isa, &pool, &scratch, &input, &jobs, &mut y, n_rows);
                 }
@@ -102,11 +110,13 @@ fn measure(place: &str, isas: &[Isa], matrices: &[Matrix], n_tokens: usize, n_th
     for (isa, seconds) in isas.iter().zip(seconds) {
         let summary = if std::env::args().any(|arg| arg == "best") { best } else { median };
         let medians: Vec<f64> = seconds.into_iter().map(summary).collect();
-        let bf16 = medians[Layout::Bf16 as usize];
+        let is_bf16 = |(matrix, _): &(&Matrix, Precision)| matrix.layout() == Layout::Bf16;
+        let bf16 = contenders.iter().position(is_bf16).map_or(f64::NAN, |idx| medians[idx]);
         print!("{place:4} {n_threads} threads {n_tokens:3} tokens {:6}", isa.name());
-        for (matrix, seconds) in matrices.iter().zip(medians) {
-            let gigabytes = (n_rows * COLS * 2) as f64 / 1e9 / seconds / n_threads as f64;
-            print!(" | {} {gigabytes:5.1} ({:.2}x)", matrix.layout().name(), bf16 / seconds);
+        for ((matrix, precision), seconds) in contenders.iter().zip(medians) {
+            let gigabytes = (n_rows * COLS * 2) as f64 / 1e9 / seconds;
+            let integers = if *precision == Precision::Int8 { " int8" } else { "" };
+            print!(" | {}{integers} {gigabytes:5.1} ({:.2}x)", matrix.layout().name(), bf16 / seconds);
         }
         println!();
     }

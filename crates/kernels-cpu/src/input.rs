@@ -1,9 +1,12 @@
 //! Activations prepared for linear layers. Goes in: rows of f32, one for each token. Comes out: the same rounded once,
-//! padded, and packed in the order in which the kernels read them. Next in the flow: linear/mod.rs.
+//! padded, and packed in the order in which the kernels read them. Next in the flow: input/integers.rs, linear/mod.rs.
+
+mod integers;
 
 use crate::isa::Kind;
 use crate::lanes::{Body, Lanes};
 use crate::{Isa, Pool};
+pub(crate) use integers::{Integers, RUN_COLS, Run};
 use netweight_layout::CELL_COLS;
 
 /// Tokens of a block of `floats`.
@@ -21,14 +24,26 @@ pub enum Precision {
     Bf16,
     /// As they are.
     F32,
+    /// Rounded to int8, with a scale for each token and run of 64 columns: for matrices of indices alone, whose products
+    /// are then sums of integers.
+    Int8,
 }
 
 impl Precision {
-    /// The activation that is multiplied where `x` is given.
+    /// `"bf16"`, `"f32"` or `"int8"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Bf16 => "bf16",
+            Precision::F32 => "f32",
+            Precision::Int8 => "int8",
+        }
+    }
+
+    /// The activation that is multiplied where `x` is given; for int8, before it is rounded together with its run.
     #[inline(always)]
     pub fn round(self, x: f32) -> f32 {
         match self {
-            Precision::F32 => x,
+            Precision::F32 | Precision::Int8 => x,
             Precision::Bf16 => f32::from_bits(u32::from(round_to_bf16(x)) << 16),
         }
     }
@@ -64,6 +79,8 @@ pub struct Input {
     /// Blocks of 16 tokens, each (n_cells, width, 32) in bf16: width 16, or the number of tokens where it is less.
     /// Filled where `has_words` says so.
     words: Vec<Line<[u16; CELL_COLS]>>,
+    /// Filled in precision int8, and then alone.
+    integers: Integers,
 }
 
 impl Input {
@@ -81,6 +98,7 @@ impl Input {
             has_words: false,
             floats: vec![Line([0.0; 16]); n_float_lines],
             words: vec![Line([0; CELL_COLS]); n_word_lines],
+            integers: Integers::new(max_tokens, max_cols),
         }
     }
 
@@ -119,6 +137,9 @@ impl Input {
         assert!(cols > 0 && (cols <= stride || n_tokens <= 1), "rows of {cols} in a stride of {stride}");
         (self.n_tokens, self.cols, self.precision) = (n_tokens, cols, precision);
         self.has_words = precision == Precision::Bf16 && isa.kind() == Kind::Amx;
+        if precision == Precision::Int8 {
+            return self.integers.set(isa, pool, (x, stride), [n_tokens, cols], scales);
+        }
         let row = |token: usize| if token < n_tokens { &x[token * stride..][..cols] } else { &[] };
         let (n_cells, word_width) = (self.n_cells(), self.word_width());
         let n_float_lines = self.n_float_blocks() * FLOAT_TOKENS * n_cells * 2;
@@ -164,6 +185,12 @@ impl Input {
     /// What activations were rounded to.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Activations of precision int8.
+    pub(crate) fn integers(&self) -> &Integers {
+        assert!(self.precision == Precision::Int8, "integers are there in precision int8 only");
+        &self.integers
     }
 
     /// Most tokens there is room for.
@@ -243,7 +270,7 @@ impl Body for PackFloats<'_> {
         let half_cells = self.lines.chunks_exact_mut(2 * self.width).flat_map(|cell| &mut cell[2 * self.token..][..2]);
         match self.precision {
             Precision::Bf16 => fill(half_cells, self.x, self.scales, |x| Precision::Bf16.round(x)),
-            Precision::F32 => fill(half_cells, self.x, self.scales, |x| x),
+            _ => fill(half_cells, self.x, self.scales, |x| x),
         }
     }
 }

@@ -19,9 +19,9 @@ pub(crate) enum Kind {
     Neon,
     /// avx2, fma, f16c, bmi2, popcnt.
     Avx2,
-    /// The row above and avx512 f, bw, vl, dq, vbmi, vbmi2.
+    /// The row above and avx512 f, bw, vl, dq, vbmi, vbmi2, vnni (every CPU with vbmi2 has it).
     Avx512,
-    /// The row above and amx-tile, amx-bf16, with the system's permission to use tile registers, which compute what
+    /// The row above and amx-tile, amx-bf16, amx-int8, with the system's permission to use tile registers, which compute what
     /// `linear/scalar.rs` defines.
     Amx,
 }
@@ -119,7 +119,7 @@ impl Row {
     }
 }
 
-/// Whether this machine has tile registers for bf16, and its system lets this process use them.
+/// Whether this machine has tile registers for bf16 and int8, and its system lets this process use them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_tiles() -> bool {
     static HAS_TILES: OnceLock<bool> = OnceLock::new();
@@ -148,6 +148,7 @@ mod detect {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vbmi")
             && is_x86_feature_detected!("avx512vbmi2")
+            && is_x86_feature_detected!("avx512vnni")
     }
 
     pub fn amx() -> bool {
@@ -201,17 +202,19 @@ mod amx {
     /// Bits of CPUID leaf 7, EDX (Intel SDM volume 2, CPUID).
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
+    const AMX_INT8: u32 = 1 << 25;
     /// `arch_prctl` asks for a register state that is off until wanted (Linux, Documentation/arch/x86/xstate.rst).
     const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_ulong = 18;
 
-    /// Whether the CPU has bf16 tiles and the system lets this process use them. The permission holds for all its
+    /// Whether the CPU has tiles of bf16 and int8 and the system lets this process use them. The permission holds for all its
     /// threads, also those begun before (they belong to the process).
     pub fn is_ready() -> bool {
         if __get_cpuid_max(0).0 < 7 {
             return false;
         }
-        let has_tiles = __cpuid_count(7, 0).edx & (AMX_BF16 | AMX_TILE) == AMX_BF16 | AMX_TILE;
+        let needed = AMX_BF16 | AMX_TILE | AMX_INT8;
+        let has_tiles = __cpuid_count(7, 0).edx & needed == needed;
         // SAFETY: the call takes two integers and touches no memory; where the kernel does not know it, it says so.
         has_tiles && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
     }

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use cpu_time::ProcessTime;
 use netweight_engine::decoder::{Batch, Place};
-use netweight_engine::{AnyDecoder, Decoder, Interrupt, Layout, Store};
+use netweight_engine::{AnyDecoder, Decoder, Interrupt, Layout, Precision, Store};
 use netweight_model::{Gated, Mlp, MlpWeights, Part, Spec, Tensor};
 
-use crate::model::options::ModelOptions;
+use crate::model::options::{ModelOptions, Wanted};
 use crate::options::Error;
 use crate::stats::Timing;
 
@@ -20,6 +20,20 @@ pub(crate) struct Contender {
     interrupt: Interrupt,
     logits: Vec<f32>,         // (n_slots, vocab)
     sequences: Vec<Sequence>, // (n_slots)
+}
+
+/// Contenders that must give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Family {
+    has_indices: bool,
+    precision: Precision,
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.has_indices { "indices" } else { "weights" };
+        write!(f, "{what} with {} activations", self.precision.name())
+    }
 }
 
 /// What a slot holds after its prompt.
@@ -34,10 +48,10 @@ impl Contender {
     ///
     /// # Errors
     /// Those of the engine.
-    pub(crate) fn load(store: &Store, options: &ModelOptions, layout: Option<Layout>) -> Result<Contender, Error> {
+    pub(crate) fn load(store: &Store, options: &ModelOptions, wanted: Wanted) -> Result<Contender, Error> {
         let interrupt = Interrupt::new();
-        let decoder = AnyDecoder::load(store, &options.engine(layout), &interrupt, &|_| ())?;
-        Ok(Contender::of(decoder, layout, options.max_batch()))
+        let decoder = AnyDecoder::load(store, &options.engine(wanted), &interrupt, &|_| ())?;
+        Ok(Contender::of(decoder, wanted.layout, options.max_batch()))
     }
 
     /// A model that is loaded already, with `n_slots` slots.
@@ -51,7 +65,18 @@ impl Contender {
 
     /// Name in tables.
     pub(crate) fn name(&self) -> String {
-        format!("netweight {}", self.layout.name())
+        let integers = if self.precision() == Precision::Int8 { " int8" } else { "" };
+        format!("netweight {}{integers}", self.layout.name())
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.decoder.report().precision
+    }
+
+    /// What decides the bits of its logits: values of weights or grids that they are rounded from, and activations.
+    pub(crate) fn family(&self) -> Family {
+        let has_indices = self.decoder.report().layouts.iter().any(|(layout, _)| layout.is_index());
+        Family { has_indices, precision: self.precision() }
     }
 
     /// Reads the first prompt into the first slot; its last token's logits.

@@ -2,11 +2,11 @@
 
 use std::process::{Command, Stdio};
 
-use netweight_engine::{Layout, Store};
+use netweight_engine::Store;
 use serde::{Deserialize, Serialize};
 
 use crate::model::contender::Contender;
-use crate::model::options::ModelOptions;
+use crate::model::options::{ModelOptions, Wanted};
 use crate::options::Error;
 
 /// Memory of a process that has loaded a model and run it.
@@ -18,7 +18,7 @@ pub struct MemoryUse {
     pub resident_bytes: Option<u64>,
 }
 
-/// Loads the first of the layouts of `options` in this process, reads all prompts, decodes the largest batch, and says
+/// Loads the first of the layouts and activations of `options` in this process, reads all prompts, decodes the largest batch, and says
 /// how much memory that took. The figures are those of the whole process, which should do nothing else.
 ///
 /// # Errors
@@ -27,14 +27,15 @@ pub fn measure_memory(options: &ModelOptions) -> Result<MemoryUse, Error> {
     let options = options.sound();
     options.check()?;
     let store = Store::open(&options.model).map_err(netweight_engine::Error::from)?;
-    let mut contender = Contender::load(&store, &options, options.layouts.first().copied())?;
+    let wanted = Wanted { layout: options.layouts.first().copied(), precision: options.activations.first().copied() };
+    let mut contender = Contender::load(&store, &options, wanted)?;
     contender.fill(options.prompt)?;
     contender.timed_decode(options.max_batch(), options.generate)?;
     Ok(MemoryUse { peak_bytes: from_status("VmHWM"), resident_bytes: from_status("VmRSS") })
 }
 
 /// [`measure_memory`] in a process of its own, by way of `netweight bench`; `None` without a program.
-pub(crate) fn in_process(options: &ModelOptions, layout: Option<Layout>) -> Result<Option<MemoryUse>, Error> {
+pub(crate) fn in_process(options: &ModelOptions, wanted: Wanted) -> Result<Option<MemoryUse>, Error> {
     let Some(program) = &options.program else { return Ok(None) };
     let mut command = Command::new(program);
     command.args(["--json", "bench", "--device", "cpu", "--memory"]).stdin(Stdio::null()).stderr(Stdio::null());
@@ -47,7 +48,8 @@ pub(crate) fn in_process(options: &ModelOptions, layout: Option<Layout>) -> Resu
     for (flag, count) in counts.into_iter().chain(options.context.map(|context| ("--context", context))) {
         command.args([flag, &count.to_string()]);
     }
-    command.args(layout.iter().flat_map(|layout| ["--layout", layout.name()]));
+    command.args(wanted.layout.iter().flat_map(|layout| ["--layout", layout.name()]));
+    command.args(wanted.precision.iter().flat_map(|precision| ["--activations", precision.name()]));
     let output = command.arg("--").arg(&options.model).output();
     let output = output.map_err(|error| Error::MemoryUse(format!("{}: {error}", program.display())))?;
     let said = String::from_utf8_lossy(&output.stdout);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use netweight_engine::{DeviceChoice, Layout, LoadOptions};
+use netweight_engine::{DeviceChoice, Layout, LoadOptions, Precision};
 
 use crate::options::Error;
 
@@ -13,6 +13,8 @@ pub struct ModelOptions {
     pub model: PathBuf,
     /// Layouts of bf16 weights; none: bf16, and the exact one that this CPU runs fastest.
     pub layouts: Vec<Layout>,
+    /// What activations are rounded to, each with every layout that has it; none: the engine's default.
+    pub activations: Vec<Precision>,
     /// Numbers of threads, each at least 1. Peers run with the largest.
     pub threads: Vec<usize>,
     /// Tokens of the prompt, at least 1.
@@ -25,6 +27,8 @@ pub struct ModelOptions {
     pub rounds: usize,
     /// Whether to measure other engines.
     pub peers: bool,
+    /// Checkpoint that other engines run; `None`: the model itself, which must be one then.
+    pub peers_of: Option<PathBuf>,
     /// Python interpreter that has the other engines.
     pub python: PathBuf,
     /// Folder for the files that llama.cpp reads; files in it that are newer than the model are used again. `None`: a
@@ -43,12 +47,14 @@ impl ModelOptions {
         ModelOptions {
             model,
             layouts: Vec::new(),
+            activations: Vec::new(),
             threads: if n_cores == 1 { vec![1] } else { vec![1, n_cores] },
             prompt: 128,
             generate: 32,
             batches: vec![1, 8],
             rounds: 5,
             peers: true,
+            peers_of: None,
             python: "python3".into(),
             gguf: None,
             context: None,
@@ -86,12 +92,23 @@ impl ModelOptions {
         }
     }
 
-    /// Layouts to ask the engine for; `None` is the fastest exact one.
-    pub(crate) fn wanted(&self) -> Vec<Option<Layout>> {
-        match self.layouts.as_slice() {
+    /// Layouts and activations to ask the engine for; no layout is the fastest one, no activations are the default.
+    pub(crate) fn wanted(&self) -> Vec<Wanted> {
+        let layouts = match self.layouts.as_slice() {
             [] => vec![Some(Layout::Bf16), None],
             layouts => layouts.iter().copied().map(Some).collect(),
-        }
+        };
+        let activations = match self.activations.as_slice() {
+            [] => vec![None],
+            activations => activations.iter().copied().map(Some).collect(),
+        };
+        let all = layouts.iter().flat_map(|&layout| activations.iter().map(move |&precision| (layout, precision)));
+        // Integers are multiplied with indices alone.
+        all.filter(|&(layout, precision)| {
+            precision != Some(Precision::Int8) || layout.is_none_or(|layout| layout.is_index())
+        })
+        .map(|(layout, precision)| Wanted { layout, precision })
+        .collect()
     }
 
     pub(crate) fn max_threads(&self) -> usize {
@@ -103,19 +120,27 @@ impl ModelOptions {
     }
 
     /// Options of the engine for one layout.
-    pub(crate) fn engine(&self, layout: Option<Layout>) -> LoadOptions {
+    pub(crate) fn engine(&self, Wanted { layout, precision }: Wanted) -> LoadOptions {
         /// Longer prompts run in pieces of this many tokens.
         const MAX_PREFILL: usize = 512;
         LoadOptions {
             device: DeviceChoice::Cpu,
             n_threads: self.max_threads(),
             layout,
+            precision,
             max_positions: Some(self.context.unwrap_or(self.prompt + self.generate)),
             n_slots: self.max_batch(),
             max_batch_tokens: Some(self.prompt.min(MAX_PREFILL).max(self.max_batch())),
             ..LoadOptions::default()
         }
     }
+}
+
+/// What to ask the engine for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) layout: Option<Layout>,
+    pub(crate) precision: Option<Precision>,
 }
 
 #[cfg(test)]
@@ -129,5 +154,16 @@ mod tests {
         let sound = options.sound();
         assert_eq!((sound.threads.as_slice(), sound.batches.as_slice(), sound.rounds), (&[1, 4][..], &[1][..], 1));
         assert_eq!((sound.max_threads(), sound.max_batch()), (4, 1));
+    }
+
+    #[test]
+    fn integers_are_multiplied_with_indices() {
+        let activations = vec![Precision::Bf16, Precision::Int8];
+        let layouts = vec![Layout::Exact11, Layout::Index4];
+        let options = ModelOptions { layouts, activations, ..ModelOptions::new("x".into()) };
+        let wanted: Vec<_> = options.wanted().iter().map(|wanted| (wanted.layout, wanted.precision)).collect();
+        let [exact, index] = [Some(Layout::Exact11), Some(Layout::Index4)];
+        let expected = [(exact, Some(Precision::Bf16)), (index, Some(Precision::Bf16)), (index, Some(Precision::Int8))];
+        assert_eq!(wanted, expected);
     }
 }

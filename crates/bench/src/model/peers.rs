@@ -83,7 +83,8 @@ impl ModelPeers {
             let path = dir.path().join(name);
             std::fs::write(&path, text).map_err(|source| Error::Io { path, source })?;
         }
-        let model = std::path::absolute(&options.model).unwrap_or_else(|_| options.model.clone());
+        let model = options.peers_of.as_ref().unwrap_or(&options.model);
+        let model = std::path::absolute(model).unwrap_or_else(|_| model.clone());
         let gguf = options.gguf.clone().unwrap_or_else(|| dir.path().join("gguf"));
         let counts =
             [("--threads", options.max_threads()), ("--prompt", options.prompt), ("--generate", options.generate)];

@@ -31,6 +31,8 @@ pub struct ModelReport {
     pub rounds: usize,
     /// What made sure that all of ours compute the same.
     pub check: LogitsCheck,
+    /// The same of those that compute something else: from the indices of grids, or with other activations.
+    pub other_checks: Vec<LogitsCheck>,
     /// Bytes that were read and copied to see what memory can do.
     pub memory_bytes: usize,
     /// Reads and copies of memory.
@@ -43,10 +45,12 @@ pub struct ModelReport {
     pub ratios: Vec<ModelRatio>,
 }
 
-/// Before the rounds, every layout of ours with every number of threads gave the same bits of logits, after the prompt
-/// and after one step of the largest batch; and in every round they chose the same tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Before the rounds, every layout of ours of one kind with every number of threads gave the same bits of logits, after the
+/// prompt and after one step of the largest batch; and in every round they chose the same tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LogitsCheck {
+    /// What they compute with: `weights with bf16 activations`, or indices.
+    pub of: String,
     /// Layouts times numbers of threads.
     pub n_contenders: usize,
     /// Logits that each of them computed.

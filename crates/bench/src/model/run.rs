@@ -5,7 +5,7 @@ use netweight_layout::AlignedBytes;
 
 use crate::machine::Machine;
 use crate::memory;
-use crate::model::contender::{Contender, hash, prompt, weights_per_token};
+use crate::model::contender::{Contender, Family, hash, prompt, weights_per_token};
 use crate::model::memory_use::{MemoryUse, in_process};
 use crate::model::options::ModelOptions;
 use crate::model::peers::{ModelPeer, ModelPeers};
@@ -31,12 +31,12 @@ pub fn run_model(options: &ModelOptions) -> Result<ModelReport, Error> {
     let store = Store::open(&options.model).map_err(netweight_engine::Error::from)?;
     let (mut contenders, memory_uses) = load(&store, options)?;
     let prompt = prompt(options.prompt, 0, netweight_engine::Decoder::vocab_size(&contenders[0].decoder));
-    let (check, logits) = check(&mut contenders, options, &prompt)?;
+    let (check, other_checks, logits) = check(&mut contenders, options, &prompt)?;
     let weights_per_token = weights_per_token(contenders[0].decoder.spec());
-    let mut peers = match (options.peers, store.is_archive()) {
+    let mut peers = match (options.peers, store.is_archive() && options.peers_of.is_none()) {
         (false, _) => None,
         (true, is_archive) => Some(if is_archive {
-            Err("peers read checkpoints; this is an archive".to_owned())
+            Err("peers read checkpoints; this is an archive (--peers-of names one)".to_owned())
         } else {
             Ok(ModelPeers::start(options)?)
         }),
@@ -65,6 +65,7 @@ pub fn run_model(options: &ModelOptions) -> Result<ModelReport, Error> {
         generate: options.generate,
         rounds: options.rounds,
         check,
+        other_checks,
         memory_bytes: memory.source.len(),
         weights: weights(&contenders, memory_uses, &mut peers, &logits),
         rows: timings.rows(options, weights_per_token, memory.timed_bytes()),
@@ -73,14 +74,15 @@ pub fn run_model(options: &ModelOptions) -> Result<ModelReport, Error> {
     })
 }
 
-/// Every layout once. Where a checkpoint is not bf16, layouts fall together.
+/// Every layout once with each kind of activations. Where a checkpoint is not bf16, layouts fall together.
 fn load(store: &Store, options: &ModelOptions) -> Result<(Vec<Contender>, Vec<Option<MemoryUse>>), Error> {
     let (mut contenders, mut memory_uses): (Vec<Contender>, _) = (Vec::new(), Vec::new());
     for wanted in options.wanted() {
         // Memory first, while the models before are all that is loaded; what fails is told better by loading here.
         let memory_use = in_process(options, wanted);
         let contender = Contender::load(store, options, wanted)?;
-        if contenders.iter().all(|other| other.layout != contender.layout) {
+        let key = |contender: &Contender| (contender.layout, contender.precision());
+        if contenders.iter().all(|other| key(other) != key(&contender)) {
             contenders.push(contender);
             memory_uses.push(memory_use?);
         }
@@ -88,15 +90,15 @@ fn load(store: &Store, options: &ModelOptions) -> Result<(Vec<Contender>, Vec<Op
     Ok((contenders, memory_uses))
 }
 
-/// Compares the bits of logits of all contenders with all numbers of threads; fills every slot. Also gives the logits
-/// after the prompt.
+/// Compares the bits of logits of all contenders of a family with all numbers of threads; fills every slot. Gives what was
+/// found of the first family and of the others, and the first logits after the prompt.
 fn check(
     contenders: &mut [Contender],
     options: &ModelOptions,
     prompt: &[u32],
-) -> Result<(LogitsCheck, Vec<f32>), Error> {
-    let mut seen: Option<(String, [u64; 2], Vec<f32>)> = None;
-    let mut n_logits = 0;
+) -> Result<(LogitsCheck, Vec<LogitsCheck>, Vec<f32>), Error> {
+    let mut seen: Vec<(Family, String, LogitsCheck)> = Vec::new();
+    let mut logits = Vec::new();
     for contender in &mut *contenders {
         contender.decoder.set_threads(options.max_threads())?;
         contender.fill(options.prompt)?;
@@ -104,21 +106,28 @@ fn check(
             contender.decoder.set_threads(n_threads)?;
             let after_prompt = contender.prefill(prompt)?.to_vec();
             let after_step = contender.step()?;
-            n_logits = after_prompt.len() + after_step.len();
-            let hashes = [hash(&after_prompt), hash(after_step)];
-            let name = name(&contender.name(), n_threads);
-            match &seen {
-                None => seen = Some((name, hashes, after_prompt)),
-                Some((_, expected, _)) if *expected == hashes => (),
-                Some((first, ..)) => return Err(Error::Differ { what: "logits", one: first.clone(), other: name }),
+            let n_logits = after_prompt.len() + after_step.len();
+            let [prompt_hash, batch_hash] = [&after_prompt, after_step].map(|logits| format!("{:016x}", hash(logits)));
+            let (family, name) = (contender.family(), name(&contender.name(), n_threads));
+            let of = family.to_string();
+            match seen.iter_mut().find(|(other, ..)| *other == family) {
+                None => {
+                    let check = LogitsCheck { of, n_contenders: 1, n_logits, prompt_hash, batch_hash };
+                    seen.push((family, name, check));
+                }
+                Some((_, _, check)) if (&check.prompt_hash, &check.batch_hash) == (&prompt_hash, &batch_hash) => {
+                    check.n_contenders += 1;
+                }
+                Some((_, first, _)) => return Err(Error::Differ { what: "logits", one: first.clone(), other: name }),
+            }
+            if logits.is_empty() {
+                logits = after_prompt;
             }
         }
     }
-    let (_, [prompt_hash, batch_hash], logits) = seen.unwrap_or_default();
-    let hex = |hash: u64| format!("{hash:016x}");
-    let n_contenders = contenders.len() * options.threads.len();
-    let check = LogitsCheck { n_contenders, n_logits, prompt_hash: hex(prompt_hash), batch_hash: hex(batch_hash) };
-    Ok((check, logits))
+    let mut checks = seen.into_iter().map(|(.., check)| check);
+    let first = checks.next().unwrap_or_default();
+    Ok((first, checks.collect(), logits))
 }
 
 fn name(tool: &str, n_threads: usize) -> String {
@@ -174,12 +183,17 @@ fn our_round(
             contender.decoder.set_threads(n_threads)?;
             contender.step()?; // New threads and their memory are met outside the timing.
             row.prefill.push(contender.timed_prefill(prompt)?);
-            for (decode, said) in row.decode.iter_mut().zip(&mut timings.said) {
+            for decode in &mut row.decode {
                 let (timing, tokens) = contender.timed_decode(decode.n_sequences, options.generate)?;
                 decode.timings.push(timing);
-                if *said.get_or_insert_with(|| tokens.clone()) != tokens {
-                    let (one, other) = ("the first of all".to_owned(), name(&row.tool, n_threads));
-                    return Err(Error::Differ { what: "tokens", one, other });
+                let key = (contender.family(), decode.n_sequences);
+                match timings.said.iter().find(|said| said.0 == key) {
+                    None => timings.said.push((key, tokens)),
+                    Some((_, said)) if *said == tokens => (),
+                    Some(_) => {
+                        let (one, other) = ("the first of its kind".to_owned(), name(&row.tool, n_threads));
+                        return Err(Error::Differ { what: "tokens", one, other });
+                    }
                 }
             }
         }

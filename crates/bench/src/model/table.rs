@@ -20,12 +20,14 @@ impl Display for ModelReport {
             "prompt of {}, {} generated; tokens per second: median (least-most) of {} rounds",
             self.prompt, self.generate, self.rounds
         )?;
-        let check = &self.check;
-        writeln!(
-            f,
-            "same bits: {} logits of each of our {} contenders, {} and {}",
-            check.n_logits, check.n_contenders, check.prompt_hash, check.batch_hash
-        )?;
+        for check in std::iter::once(&self.check).chain(&self.other_checks) {
+            let of = if self.other_checks.is_empty() { String::new() } else { format!(" of {}", check.of) };
+            writeln!(
+                f,
+                "same bits: {} logits of each of our {} contenders{of}, {} and {}",
+                check.n_logits, check.n_contenders, check.prompt_hash, check.batch_hash
+            )?;
+        }
         self.write_weights(f)?;
         self.write_speed(f)?;
         self.write_ratios(f)

@@ -1,5 +1,6 @@
 //! Everyone's timings, and the figures that they become. Next in the flow: report.rs.
 
+use crate::model::contender::Family;
 use crate::model::options::ModelOptions;
 use crate::model::peers::ModelPeer;
 use crate::model::report::{BatchSpeed, ModelRatio, ModelRow, Speed};
@@ -10,8 +11,8 @@ use crate::stats::{Rate, Spread, Timing};
 pub(crate) struct Timings {
     pub(crate) memory: Vec<MemoryTimings>,
     pub(crate) rows: Vec<RowTimings>,
-    /// What each batch said in the first round that counted it.
-    pub(crate) said: Vec<Option<Vec<u32>>>, // (batches)
+    /// What each family said first in a batch of so many sequences.
+    pub(crate) said: Vec<((Family, usize), Vec<u32>)>,
 }
 
 pub(crate) struct MemoryTimings {
@@ -60,7 +61,7 @@ impl Timings {
             let who = Who::Peer { peer_idx, is_bf16: peer.is_bf16() };
             rows.push(row(&peer.name, who, options.max_threads(), &[1]));
         }
-        Timings { memory, rows, said: vec![None; options.batches.len()] }
+        Timings { memory, rows, said: Vec::new() }
     }
 
     pub(crate) fn forget(&mut self) {

@@ -12,7 +12,7 @@ use netweight_synth::Kind as SynthKind;
 
 use crate::args::{KindArg, LevelArg, ShapesArg, parse_bytes};
 use crate::failure::{Failure, Kind};
-use crate::models::{LayoutArg, parse_device, preset_device};
+use crate::models::{LayoutArg, PrecisionArg, parse_device, preset_device};
 use crate::signals;
 use crate::ui::Ui;
 use crate::verbs::Outcome;
@@ -109,9 +109,15 @@ pub struct EngineArgs {
     #[arg(long = "layout", value_name = "LAYOUT", value_enum, value_delimiter = ',', requires = "runs")]
     #[arg(conflicts_with = "kernels")]
     pub layouts: Vec<LayoutArg>,
+    /// What activations are rounded to, each with every layout that has it [default: bf16 for bf16 weights, else f32].
+    #[arg(long, value_name = "PRECISION", value_enum, value_delimiter = ',', requires = "model")]
+    pub activations: Vec<PrecisionArg>,
     /// Positions of a sequence [default: as many as are needed].
     #[arg(long, value_name = "N", requires = "runs", conflicts_with = "kernels")]
     pub context: Option<usize>,
+    /// Other engines run this checkpoint, for an archive, which they cannot read.
+    #[arg(long, value_name = "CHECKPOINT", requires = "model", conflicts_with = "no_peers")]
+    pub peers_of: Option<PathBuf>,
     /// Keep the files that llama.cpp reads in this folder, and use those that are there already.
     #[arg(long, value_name = "DIR", requires = "model", conflicts_with = "no_peers")]
     pub gguf: Option<PathBuf>,
@@ -210,6 +216,10 @@ fn run_on_gpu(device: DeviceChoice, model: GpuModel, args: &Args, ui: &Ui) -> Ou
         let message = format!("a GPU has no layout {}", layout.0.name());
         return Err(Failure::new(Kind::Usage, message, "leave --layout out for all of a GPU's, or pass --device cpu"));
     }
+    if !engine.activations.is_empty() || engine.peers_of.is_some() {
+        let message = "--activations and --peers-of are for benchmarks of the CPU";
+        return Err(Failure::new(Kind::Usage, message, "leave them out, or pass --device cpu"));
+    }
     let batches: Vec<usize> = engine.batches.iter().copied().map(usize::from).collect();
     let options = GpuModelOptions {
         layouts: engine.layouts.iter().map(|layout| layout.0).collect(),
@@ -295,6 +305,8 @@ fn model_options(model: &Path, args: &Args) -> ModelOptions {
     };
     ModelOptions {
         layouts: engine.layouts.iter().map(|layout| layout.0).collect(),
+        activations: engine.activations.iter().map(|precision| precision.0).collect(),
+        peers_of: engine.peers_of.clone(),
         threads: counts(&args.threads, defaults.threads),
         prompt: engine.prompt.map_or(defaults.prompt, |prompt| prompt as usize),
         generate: engine.generate.map_or(defaults.generate, |generate| generate as usize),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use netweight_engine::{Interrupt, Store};
+use netweight_engine::{Interrupt, Precision, Store};
 use netweight_eval::{Comparison, Perplexity, Summary, Windows, compare, perplexity};
 use netweight_pack::Progress;
 use serde_json::{Value, json};
@@ -64,6 +64,8 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
     let mut options = args.how.options();
     options.max_positions = Some(args.how.context.unwrap_or(window));
     let mut model = models::load_from(store, &options, &interrupt, ui)?;
+    // What is measured is what integers cost: the truth is computed without.
+    options.precision = options.precision.filter(|&precision| precision != Precision::Int8);
     let base = base.map(|store| models::load_from(store, &options, &interrupt, ui)).transpose()?;
     let windows = Windows { n_inputs: window };
     let begin = std::time::Instant::now();

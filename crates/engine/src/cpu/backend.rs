@@ -7,7 +7,7 @@ use netweight_kernels_cpu as kernels;
 use netweight_kernels_cpu::{
     Attention, AttentionShape, Input, Isa, Job, KvCache, KvShape, KvType, Pool, Precision, Rows, RowsMut, Scratch,
 };
-use netweight_layout::Matrix;
+use netweight_layout::{Layout, Matrix};
 use netweight_model::{Activation, Attend, Backend, Heads, Kind, Part, Room, Spec};
 
 use super::observe::Observer;
@@ -77,7 +77,7 @@ pub struct CpuPlan {
     pub isa: Isa,
     /// Threads, at least 1.
     pub n_threads: usize,
-    /// What activations are rounded to before a linear layer.
+    /// What activations are rounded to before a linear layer; int8 where it has indices, and bf16 elsewhere.
     pub precision: Precision,
     /// What keys and values are kept as.
     pub kv_type: KvType,
@@ -87,6 +87,13 @@ pub struct CpuPlan {
     pub max_positions: usize,
     /// Sequences.
     pub n_slots: usize,
+}
+
+impl CpuPlan {
+    /// What activations are rounded to before a matrix of that layout: integers need indices, and others take bf16 then.
+    fn precision_for(&self, layout: Layout) -> Precision {
+        if self.precision == Precision::Int8 && !layout.is_index() { Precision::Bf16 } else { self.precision }
+    }
 }
 
 /// The CPU: an instruction set, threads, and all scratch memory.
@@ -198,9 +205,12 @@ impl Backend for Cpu {
         if let Some(observer) = &mut self.observer {
             observer.see(parts, &x.data, [n_rows, x.width]);
         }
-        let CpuPlan { isa, precision, .. } = self.plan;
+        let isa = self.plan.isa;
         let cols = first.linear.matrix.cols();
-        for parts in parts.chunk_by(|a, b| a.linear.has_input_of(&b.linear)) {
+        let precision_for = |linear: &CpuLinear| self.plan.precision_for(linear.matrix.layout());
+        let is_alike = |a: &CpuLinear, b: &CpuLinear| a.has_input_of(b) && precision_for(a) == precision_for(b);
+        for parts in parts.chunk_by(|a, b| is_alike(&a.linear, &b.linear)) {
+            let precision = precision_for(&parts[0].linear);
             let scales = parts[0].linear.col_steps().unwrap_or_default();
             self.input.set_scaled(isa, &self.pool, (&x.data, x.width), [n_rows, cols], scales, precision);
             for parts in parts.chunks(MAX_JOBS) {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use netweight_kernels_cpu::{Isa, KvCache};
+use netweight_kernels_cpu::{Isa, KvCache, Precision};
 use netweight_layout::Layout;
 use netweight_model::{Model, Spec, Workspace};
 
@@ -61,6 +61,11 @@ impl CpuDecoder {
         let layouts = [options.layout, Some(fastest_layout(isa))];
         let mut source = CpuSource::load(store, &spec, layouts, plan.n_threads, interrupt, progress)?;
         let (n_weights, matrix_bytes, layouts) = (source.n_weights(), source.matrix_bytes(), source.layouts());
+        if plan.precision == Precision::Int8 && !layouts.iter().any(|(layout, _)| layout.is_index()) {
+            return Err(Error::invalid(
+                "int8 activations are for tuned models in their own layouts; no matrix of this one is so: ask for bf16 or f32",
+            ));
+        }
         let model = Model::load(spec, max_positions, &cpu, &mut source)?;
         let workspace = Workspace::new(&model, &cpu, plan.max_tokens, MAX_LOGIT_ROWS)?;
         let report = LoadReport {

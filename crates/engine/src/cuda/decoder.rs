@@ -240,6 +240,9 @@ impl Plan {
             Origin::Random(_) => Precision::Bf16,
         };
         let precision = options.precision.unwrap_or_else(of_weights);
+        if precision == Precision::Int8 {
+            return Err(Error::invalid("int8 activations are the CPU's: ask for the device cpu, or for bf16 or f32"));
+        }
         Ok(Plan { precision, max_positions, max_tokens, kv, sizes, shapes })
     }
 

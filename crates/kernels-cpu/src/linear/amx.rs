@@ -14,6 +14,7 @@ mod many;
 use super::LinearKernels;
 use super::avx512::{self, Avx512, expand_escapes};
 use super::fma;
+use super::integers;
 use super::loaders::{PairLoader, Registers};
 use super::scratch::{MAX_TILES, Worker};
 use super::tile::Tile;
@@ -23,7 +24,12 @@ use netweight_layout::Layout;
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row: avx512::decode_row, tiles_at_once };
+pub(crate) static KERNELS: LinearKernels = LinearKernels {
+    multiply,
+    multiply_integers: integers::amx::multiply,
+    decode_row: avx512::decode_row,
+    tiles_at_once,
+};
 
 /// Lines of a decoded cell.
 const CELL_LINES: usize = 16;

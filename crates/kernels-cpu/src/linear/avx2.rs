@@ -6,6 +6,7 @@
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
 use super::index_loaders::{Index3, Index4, Index8};
+use super::integers;
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scalar::expand_escapes;
 use super::scratch::Worker;
@@ -16,13 +17,18 @@ use netweight_layout::{CELL_COLS, Layout, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: fma::tiles_at_once };
+pub(crate) static KERNELS: LinearKernels = LinearKernels {
+    multiply,
+    multiply_integers: integers::avx2::multiply,
+    decode_row,
+    tiles_at_once: fma::tiles_at_once,
+};
 
 /// Tokens whose chains fit registers: four registers each, of 16.
 const MAX_TOKENS: usize = 2;
 
 /// Whether this CPU has all that the functions here use.
-fn available() -> bool {
+pub(crate) fn available() -> bool {
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
@@ -57,7 +63,7 @@ unsafe fn decode_tile_row<L: Loader>(tile: &Tile<'_>, row: usize, worker: &mut W
 
 /// 16 rows.
 #[derive(Clone, Copy)]
-struct Ymms([__m256; 2]);
+pub(crate) struct Ymms(pub(crate) [__m256; 2]);
 
 impl Lanes for Ymms {
     #[inline(always)]
@@ -104,7 +110,7 @@ impl Lanes for Ymms {
 }
 
 /// The registers of this instruction set.
-struct Avx2;
+pub(crate) struct Avx2;
 
 impl Registers for Avx2 {
     type Floats = Ymms;

@@ -6,6 +6,7 @@
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
 use super::index_loaders::{Index3, Index4, Index8};
+use super::integers;
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scratch::Worker;
 use super::tile::Tile;
@@ -14,7 +15,12 @@ use netweight_layout::{CELL_COLS, Layout, READ_SLACK, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: fma::tiles_at_once };
+pub(crate) static KERNELS: LinearKernels = LinearKernels {
+    multiply,
+    multiply_integers: integers::avx512::multiply,
+    decode_row,
+    tiles_at_once: fma::tiles_at_once,
+};
 
 /// Tokens whose sums fit registers: three registers each, of 32.
 const MAX_TOKENS: usize = 8;
@@ -27,6 +33,7 @@ pub(crate) fn available() -> bool {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vbmi2")
+        && is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("popcnt")
 }
 
@@ -58,7 +65,7 @@ unsafe fn decode_tile_row<L: Loader>(tile: &Tile<'_>, row: usize, worker: &mut W
 
 /// 16 rows.
 #[derive(Clone, Copy)]
-pub(crate) struct Zmm(__m512);
+pub(crate) struct Zmm(pub(crate) __m512);
 
 impl Lanes for Zmm {
     #[inline(always)]
@@ -302,6 +309,7 @@ unsafe fn expand_nibbles(tile: &Tile<'_>, escapes: &mut [u8]) {
             let is_raw = _mm512_cmpeq_epi8_mask(codes, _mm512_set1_epi8(15));
             if is_raw != 0 {
                 let raw = _mm512_loadu_si512(tile.raw.as_ptr().add(raw_idx).cast());
+                let raw = _mm512_xor_si512(raw, _mm512_set1_epi8(tile.flip as i8));
                 high = _mm512_mask_expand_epi8(high, is_raw, raw);
                 raw_idx = (raw_idx + is_raw.count_ones() as usize).min(n_raw);
             }

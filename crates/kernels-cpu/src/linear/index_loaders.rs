@@ -1,11 +1,49 @@
-//! How cells of the index layouts are decoded, for registers of any width. Goes in: the bytes of a tile. Comes out: pairs
-//! of bf16, since every i8 is one exactly; so that what multiplies bf16 weights multiplies these. Next in the flow:
-//! avx512.rs.
+//! How cells of the index layouts are decoded, for registers of any width. Goes in: the bytes of a tile. Comes out: i8, for
+//! integer products; or pairs of bf16, since every i8 is one exactly, so that what multiplies bf16 weights multiplies
+//! these. Next in the flow: avx512.rs, integers/mod.rs.
 //!
 //! Codes -> indices in the palette -> escapes in their places -> bf16.
 
 use super::loaders::{Cells, PairLoader, Registers};
 use super::tile::Tile;
+
+/// Decodes cells to indices, block by block in the order of [`super::scalar`].
+///
+/// # Safety
+/// As [`super::fma::Loader`].
+pub(crate) trait IndexLoader {
+    /// Whether indices come out of a palette, and are flipped where the tile is ([`Tile::flipped`]).
+    const HAS_PALETTE: bool;
+    type Registers: Registers;
+    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self;
+    unsafe fn next_cell(&mut self, ahead: usize);
+    /// The 64 indices of a block.
+    unsafe fn indices<const BLOCK: usize>(&mut self) -> <Self::Registers as Registers>::Bytes;
+    /// Whether all indices are known to be from -32 to 31.
+    fn is_small(&self) -> bool;
+}
+
+impl<I: IndexLoader> PairLoader for I {
+    type Registers = I::Registers;
+
+    #[inline(always)]
+    unsafe fn new(tile: &Tile<'_>, escapes: *const u8) -> Self {
+        // SAFETY: as the caller says; so for all of these.
+        unsafe { I::new(tile, escapes) }
+    }
+
+    #[inline(always)]
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        // SAFETY: as above.
+        unsafe { I::next_cell(self, ahead) }
+    }
+
+    #[inline(always)]
+    unsafe fn pairs<const BLOCK: usize>(&mut self) -> [<I::Registers as Registers>::Pairs; 2] {
+        // SAFETY: as above.
+        unsafe { I::Registers::pairs_of_some_indices(self.indices::<BLOCK>(), self.is_small()) }
+    }
+}
 
 /// i8 as they are.
 pub(crate) struct Index8<R> {
@@ -13,7 +51,8 @@ pub(crate) struct Index8<R> {
     registers: std::marker::PhantomData<R>,
 }
 
-impl<R: Registers> PairLoader for Index8<R> {
+impl<R: Registers> IndexLoader for Index8<R> {
+    const HAS_PALETTE: bool = false;
     type Registers = R;
 
     #[inline(always)]
@@ -27,9 +66,14 @@ impl<R: Registers> PairLoader for Index8<R> {
     }
 
     #[inline(always)]
-    unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
+    unsafe fn indices<const BLOCK: usize>(&mut self) -> R::Bytes {
         // SAFETY: the block's 64 bytes are in the cell that `next_cell` went to.
-        unsafe { R::pairs_of_indices(R::load_bytes(self.cells.line::<R>(64 * BLOCK))) }
+        unsafe { R::load_bytes(self.cells.line::<R>(64 * BLOCK)) }
+    }
+
+    #[inline(always)]
+    fn is_small(&self) -> bool {
+        false
     }
 }
 
@@ -41,7 +85,8 @@ pub(crate) struct Index4<R: Registers> {
     is_small: bool,
 }
 
-impl<R: Registers> PairLoader for Index4<R> {
+impl<R: Registers> IndexLoader for Index4<R> {
+    const HAS_PALETTE: bool = true;
     type Registers = R;
 
     #[inline(always)]
@@ -56,7 +101,7 @@ impl<R: Registers> PairLoader for Index4<R> {
     }
 
     #[inline(always)]
-    unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
+    unsafe fn indices<const BLOCK: usize>(&mut self) -> R::Bytes {
         // SAFETY: the block's codes are in the cell that `next_cell` went to. Each weight takes one escape at most, so
         // that `escapes` is not beyond the weights of the tile, and 64 bytes can be read there.
         unsafe {
@@ -65,8 +110,13 @@ impl<R: Registers> PairLoader for Index4<R> {
             } else {
                 R::shift_right::<4>(R::load_bytes(self.cells.at(32 * (BLOCK - 1))))
             };
-            R::pairs_of_some_indices(R::bytes_of_4(codes, &self.palette, &mut self.escapes), self.is_small)
+            R::bytes_of_4(codes, &self.palette, &mut self.escapes)
         }
+    }
+
+    #[inline(always)]
+    fn is_small(&self) -> bool {
+        self.is_small
     }
 }
 
@@ -79,7 +129,8 @@ pub(crate) struct Index3<R: Registers> {
     is_small: bool,
 }
 
-impl<R: Registers> PairLoader for Index3<R> {
+impl<R: Registers> IndexLoader for Index3<R> {
+    const HAS_PALETTE: bool = true;
     type Registers = R;
 
     #[inline(always)]
@@ -101,11 +152,16 @@ impl<R: Registers> PairLoader for Index3<R> {
     }
 
     #[inline(always)]
-    unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
+    unsafe fn indices<const BLOCK: usize>(&mut self) -> R::Bytes {
         // SAFETY: as for Index4.
         unsafe {
             let codes = R::codes_of_3::<BLOCK>(&self.codes);
-            R::pairs_of_some_indices(R::highs_of_3(codes, &self.palette, &mut self.escapes), self.is_small)
+            R::highs_of_3(codes, &self.palette, &mut self.escapes)
         }
+    }
+
+    #[inline(always)]
+    fn is_small(&self) -> bool {
+        self.is_small
     }
 }

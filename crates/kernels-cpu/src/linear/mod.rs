@@ -6,7 +6,7 @@
 //! A work item is a tile of 16 rows (or four or eight, where a kernel is faster with many) with all tokens. A kernel decodes weights in
 //! registers and multiplies them right there; where tokens are many it decodes a few cells into the first-level cache
 //! first and multiplies them with all tokens. Suggested reading: `scalar.rs` (the definition), `fma.rs` (the same for
-//! registers of any width), one of `avx512.rs`, `avx2.rs`, `neon.rs` (how cells are decoded), `amx.rs`.
+//! registers of any width), one of `avx512.rs`, `avx2.rs`, `neon.rs` (how cells are decoded), `amx.rs`; and `integers/mod.rs`, for indices times int8 activations.
 
 mod output;
 mod rows;
@@ -18,6 +18,7 @@ pub(crate) mod scalar;
 mod fma;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod index_loaders;
+mod integers;
 mod loaders;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod spread;
@@ -36,7 +37,7 @@ mod tiles;
 
 use crate::input::Input;
 use crate::isa::Kind;
-use crate::{Isa, Pool};
+use crate::{Isa, Pool, Precision};
 use netweight_layout::{Matrix, TILE_ROWS};
 use output::Output;
 pub use rows::{grid_rows, rows};
@@ -55,6 +56,8 @@ pub(crate) type DecodeRow = fn(&Tile<'_>, usize, &mut Worker, &mut [f32]);
 /// The kernels of one instruction set.
 pub(crate) struct LinearKernels {
     pub(crate) multiply: Multiply,
+    /// As `multiply`, of tiles of indices with activations of precision int8.
+    pub(crate) multiply_integers: Multiply,
     pub(crate) decode_row: DecodeRow,
     /// The least and the most tiles that `multiply` should get at once for so many tokens, both powers of two.
     pub(crate) tiles_at_once: fn(n_tokens: usize) -> [usize; 2],
@@ -111,7 +114,8 @@ impl Job<'_> {
 /// the product of the row with the token's activations, plus the bias.
 ///
 /// # Panics
-/// Where shapes do not fit each other or the scratch, or two jobs write the same columns.
+/// Where shapes do not fit each other or the scratch, two jobs write the same columns, or activations are of precision int8
+/// and a matrix is in no layout of indices.
 pub fn linear(
     isa: Isa,
     pool: &Pool,
@@ -127,6 +131,8 @@ pub fn linear(
     }
     check(input, jobs, y.len(), y_stride);
     let kernels = kernels(isa);
+    let is_integer = input.precision() == Precision::Int8;
+    let multiply = if is_integer { kernels.multiply_integers } else { kernels.multiply };
     let n_tiles = jobs.iter().map(|job| job.matrix.n_tiles()).sum();
     let tiles_per_item = item_tiles(n_tiles, pool.n_threads(), (kernels.tiles_at_once)(n_tokens));
     let n_items = jobs.iter().map(|job| job.n_items(tiles_per_item)).sum();
@@ -141,7 +147,7 @@ pub fn linear(
             for (view, tile_idx) in views.iter_mut().zip(tiles.clone()).skip(1) {
                 *view = Tile::of(job.matrix, tile_idx);
             }
-            (kernels.multiply)(&views[..tiles.len()], input, &mut worker);
+            multiply(&views[..tiles.len()], input, &mut worker);
             (0..n_tokens).for_each(|token| write_token(job, tiles.clone(), token, &worker.sums, &output));
         }
     });
@@ -150,6 +156,10 @@ pub fn linear(
 fn check(input: &Input, jobs: &[Job<'_>], y_len: usize, y_stride: usize) {
     assert!((input.n_tokens() - 1) * y_stride <= y_len, "an output of {y_len} for {} tokens", input.n_tokens());
     for (idx, job) in jobs.iter().enumerate() {
+        assert!(
+            input.precision() != Precision::Int8 || job.matrix.layout().is_index(),
+            "int8 activations for a matrix that has no indices"
+        );
         assert!(job.matrix.cols() == input.cols(), "{} columns, {} activations", job.matrix.cols(), input.cols());
         let vectors = [job.bias, job.row_steps].into_iter().flatten();
         assert!(

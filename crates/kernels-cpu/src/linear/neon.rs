@@ -6,6 +6,7 @@
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
 use super::index_loaders::{Index3, Index4, Index8};
+use super::integers;
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scalar::expand_escapes;
 use super::scratch::Worker;
@@ -17,13 +18,18 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: fma::tiles_at_once };
+pub(crate) static KERNELS: LinearKernels = LinearKernels {
+    multiply,
+    multiply_integers: integers::neon::multiply,
+    decode_row,
+    tiles_at_once: fma::tiles_at_once,
+};
 
 /// Tokens whose chains fit registers: eight registers each, of 32.
 const MAX_TOKENS: usize = 2;
 
 /// Whether this CPU has all that the functions here use.
-fn available() -> bool {
+pub(crate) fn available() -> bool {
     std::arch::is_aarch64_feature_detected!("neon")
 }
 
@@ -55,13 +61,13 @@ unsafe fn decode_tile_row<L: Loader>(tile: &Tile<'_>, row: usize, worker: &mut W
 
 /// `[f(0), f(1), f(2), f(3)]`.
 #[inline(always)]
-fn each<T>(mut f: impl FnMut(usize) -> T) -> [T; 4] {
+pub(crate) fn each<T>(mut f: impl FnMut(usize) -> T) -> [T; 4] {
     [f(0), f(1), f(2), f(3)]
 }
 
 /// 16 rows.
 #[derive(Clone, Copy)]
-struct Quads([float32x4_t; 4]);
+pub(crate) struct Quads(pub(crate) [float32x4_t; 4]);
 
 impl Lanes for Quads {
     #[inline(always)]
@@ -122,7 +128,7 @@ impl Lanes for Quads {
 }
 
 /// The registers of this instruction set.
-struct Neon;
+pub(crate) struct Neon;
 
 impl Registers for Neon {
     type Floats = Quads;

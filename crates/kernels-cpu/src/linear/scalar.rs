@@ -16,13 +16,15 @@
 //! SDM, TDPBF16PS), so that AMX can do it; and the chains of neighbouring cells overlap on any other hardware.
 
 use super::LinearKernels;
+use super::integers;
 use super::scratch::Worker;
 use super::tile::Tile;
 use crate::input::{FLOAT_TOKENS, Input, Line};
 use netweight_layout::{CELL_COLS, Layout, READ_SLACK, TILE_ROWS};
 
 /// The table row.
-pub(crate) static KERNELS: LinearKernels = LinearKernels { multiply, decode_row, tiles_at_once: |_| [1, 1] };
+pub(crate) static KERNELS: LinearKernels =
+    LinearKernels { multiply, multiply_integers: integers::scalar::multiply, decode_row, tiles_at_once: |_| [1, 1] };
 
 /// Weights of a cell.
 pub(crate) const CELL_WEIGHTS: usize = TILE_ROWS * CELL_COLS;
@@ -185,7 +187,7 @@ pub(crate) fn expand_escapes(tile: &Tile<'_>, escapes: &mut [u8]) {
         for (high, nibble) in highs.iter_mut().zip([byte & 15, byte >> 4]) {
             *high = tile.second[usize::from(nibble)];
             if nibble == 15 {
-                *high = raw.get(n_raw_read).copied().unwrap_or(0);
+                *high = raw.get(n_raw_read).copied().unwrap_or(0) ^ tile.flip;
                 n_raw_read += 1;
             }
         }

@@ -5,22 +5,22 @@ use crate::Precision;
 use netweight_layout::Layout;
 
 /// xorshift64*, to need no crate.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 33) % n
     }
 
     /// About normal, with standard deviation 1.
-    fn normal(&mut self) -> f32 {
+    pub(super) fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.below(1 << 20) as f32 / (1 << 20) as f32).sum::<f32>() - 6.0
     }
 }
@@ -105,7 +105,7 @@ fn dot(weights: &[f32], x: &[f32]) -> f32 {
     sum
 }
 
-fn assert_same_bits(found: &[f32], expected: &[f32], what: impl Fn() -> String) {
+pub(super) fn assert_same_bits(found: &[f32], expected: &[f32], what: impl Fn() -> String) {
     assert_eq!(found.len(), expected.len());
     for (idx, (found, expected)) in found.iter().zip(expected).enumerate() {
         let is_same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();

@@ -21,6 +21,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) palette: [u8; 16],
     /// High bytes by escape nibble; nibble 15 takes a raw byte.
     pub(crate) second: [u8; 16],
+    /// What palettes and raw bytes are XORed with: 0, or see [`Tile::flipped`].
+    pub(crate) flip: u8,
     /// In layouts of indices with a palette: whether all indices are from -32 to 31.
     #[cfg_attr(target_arch = "aarch64", allow(dead_code))]
     pub(crate) is_small: bool,
@@ -47,7 +49,14 @@ impl<'a> Tile<'a> {
         let is_small =
             layout.is_index() && layout.has_palette() && indices.all(|&index| (-32..32).contains(&(index as i8)));
         let (is_wide, cells, raw) = (group.is_wide(), view.cells, view.raw);
-        Tile { layout, n_cells, is_wide, cells, nibbles, raw, palette, second, is_small }
+        Tile { layout, n_cells, is_wide, cells, nibbles, raw, palette, second, flip: 0, is_small }
+    }
+
+    /// With bytes of palettes and of escapes XORed: with 128, indices of -128 to 127 become 0 to 255.
+    pub(crate) fn flipped(mut self, flip: u8) -> Tile<'a> {
+        self.palette.iter_mut().chain(&mut self.second).for_each(|byte| *byte ^= flip);
+        self.flip ^= flip;
+        self
     }
 
     /// The byte that stands for an escape in `palette`.

@@ -91,6 +91,19 @@ pub(crate) unsafe fn add_products<const SUMS: usize, const X: usize, const WEIGH
     }
 }
 
+/// TDPBSSD: adds to each (token, row) of `SUMS` the products of a run of 64 int8, summed exactly.
+///
+/// # Safety
+/// See [`zero`].
+#[inline(always)]
+pub(crate) unsafe fn add_integer_products<const SUMS: usize, const X: usize, const WEIGHTS: usize>() {
+    // SAFETY: as the caller says.
+    unsafe {
+        asm!("tdpbssd tmm{sums}, tmm{x}, tmm{weights}", sums = const SUMS, x = const X, weights = const WEIGHTS,
+            options(nostack, nomem, preserves_flags));
+    }
+}
+
 /// Whether this CPU has tiles of bf16, the system lets this process use them, and they compute what scalar.rs
 /// defines: that is not in the manual word for word, so it is tried out, once in a process.
 pub(crate) fn is_exact() -> bool {
