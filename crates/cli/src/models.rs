@@ -95,7 +95,7 @@ pub struct LayoutArg(pub Layout);
 
 impl ValueEnum for LayoutArg {
     fn value_variants<'a>() -> &'a [LayoutArg] {
-        const ALL: [LayoutArg; 7] = [
+        const ALL: [LayoutArg; 8] = [
             LayoutArg(Layout::Exact11),
             LayoutArg(Layout::Exact12),
             LayoutArg(Layout::Bf16),
@@ -103,6 +103,7 @@ impl ValueEnum for LayoutArg {
             LayoutArg(Layout::Index8),
             LayoutArg(Layout::Index4),
             LayoutArg(Layout::Index3),
+            LayoutArg(Layout::Int4),
         ];
         &ALL
     }
@@ -115,6 +116,7 @@ impl ValueEnum for LayoutArg {
             Layout::Index8 => "8 bits, of tuned tensors",
             Layout::Index4 => "4 bits and escapes, of tuned tensors",
             Layout::Index3 => "3 bits and escapes, of tuned tensors",
+            Layout::Int4 => "4 bits, of tuned tensors without larger indices",
             _ => "32 bits, widened",
         };
         Some(PossibleValue::new(self.0.name()).help(help))

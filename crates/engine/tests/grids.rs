@@ -131,4 +131,7 @@ fn layouts_that_are_asked_for() {
     // Too many escapes: more bytes than indices as they are.
     check(120.0, Some(Layout::Index3), Layout::Index8, 8.3);
     check(120.0, None, Layout::Index8, 8.3);
+    // Fixed at 4 bits where all indices fit; where they do not, the smallest of the others.
+    check(7.0, Some(Layout::Int4), Layout::Int4, 4.3);
+    check(16.0, Some(Layout::Int4), Layout::Index4, 5.5);
 }

@@ -66,7 +66,8 @@ fn matrices(n_rows: usize) -> Vec<Matrix> {
             let rows = (0..n_rows).flat_map(weights);
             // Steps of a grid in deviations: 3 bits of entropy for index3, else 4.
             let step = if layout == Layout::Index3 { 0.52 } else { 0.26 };
-            let index = |(idx, weight): (usize, f32)| (weight / (scales[idx / COLS] * step)).round() as i8 as u8;
+            let fit = |index: f32| if layout == Layout::Int4 { index.clamp(-8.0, 7.0) } else { index };
+            let index = |(idx, weight): (usize, f32)| fit((weight / (scales[idx / COLS] * step)).round()) as i8 as u8;
             let bytes: Vec<u8> = match layout.element_bytes() {
                 1 => rows.enumerate().map(index).collect(),
                 4 => rows.flat_map(|weight| weight.to_le_bytes()).collect(),

@@ -45,7 +45,7 @@ pub(crate) fn decode_indices(
 
 /// The reverse of [`pack`].
 #[inline]
-fn unpack(packed: &[u8]) -> CellCodes {
+pub(crate) fn unpack(packed: &[u8]) -> CellCodes {
     let mut codes = [[0; BLOCK_WEIGHTS]; CELL_BLOCKS];
     for (vector, pair) in packed.as_chunks::<BLOCK_WEIGHTS>().0.iter().zip(codes.as_chunks_mut::<2>().0) {
         for i in 0..BLOCK_WEIGHTS {

@@ -17,7 +17,8 @@ use crate::{Error, GroupView, Layout, Result, TileView, exact11, exact12, index}
 /// is lost, but reusing one saves time. The bytes are a function of the arguments alone, on every machine.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] where `cols` or `n_rows` is 0 or above the limit, or `src` has another length.
+/// [`Error::InvalidArgument`] where `cols` or `n_rows` is 0 or above the limit, or `src` has another length;
+/// also where the layout has no place for an index ([`Layout::takes_index`]).
 pub fn encode_group(layout: Layout, cols: usize, n_rows: usize, src: &[u8], out: &mut Vec<u8>) -> Result<()> {
     encode_with(kernels::best(), layout, cols, n_rows, src, out)
 }
@@ -32,6 +33,9 @@ pub(crate) fn encode_with(
     out: &mut Vec<u8>,
 ) -> Result<()> {
     check_shape(layout, cols, n_rows, src.len())?;
+    if layout.is_index() && src.iter().any(|&index| !layout.takes_index(index as i8)) {
+        return Err(Error::InvalidArgument("an index that four bits cannot hold"));
+    }
     let (n_tiles, n_cells) = (n_rows.div_ceil(TILE_ROWS), cols.div_ceil(CELL_COLS));
     let cells_at = header::cells_offset(layout, n_tiles);
     let nibbles_offset = cells_at + n_tiles * n_cells * layout.cell_bytes();
@@ -165,6 +169,7 @@ fn encode_plain(kernels: &Kernels, header: &Header, cols: usize, src: &[u8], out
         Layout::F32 => kernels.f32,
         Layout::F16 => kernels.f16,
         Layout::Index8 => index::encode8,
+        Layout::Int4 => index::encode4,
         _ => kernels.bf16,
     };
     let cell_bytes = layout.cell_bytes();
@@ -219,6 +224,7 @@ fn decode_plain(layout: Layout, tile: TileView<'_>, row_bytes: usize, dst: &mut 
             Layout::F32 => decode_f32(array(cell), array_mut(padded.bytes_mut())),
             Layout::F16 => decode_f16(array(cell), array_mut(padded.bytes_mut())),
             Layout::Index8 => index::decode8(array(cell), array_mut(padded.bytes_mut())),
+            Layout::Int4 => index::decode4(array(cell), array_mut(padded.bytes_mut())),
             _ => decode_bf16(array(cell), array_mut(padded.bytes_mut())),
         }
         padded.store(dst, row_bytes, cell_idx);

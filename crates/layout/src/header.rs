@@ -9,7 +9,7 @@
 //! [24..28)  u32 offset of the cells        [28..32)  u32 offset of the nibbles (exact layouts)
 //! [32..36)  u32 offset of the raw bytes (exact layouts)
 //! [36..40)  u32 n_tiles                    [40..44)  u32 flags: bit 0 wide
-//! [44]      the layout: 1 f32, 2 f16, 3 bf16, 4 exact11, 5 exact12, 6 index8, 7 index4, 8 index3
+//! [44]      the layout: 1 f32, 2 f16, 3 bf16, 4 exact11, 5 exact12, 6 index8, 7 index4, 8 index3, 9 int4
 //! [45..60)  second palette of index4
 //! [64..)    layouts with a palette: n_tiles + 1 entries {u32 nibble_start_bytes, u32 raw_start_bytes}, from those offsets on
 //! cells     at a multiple of 64: tile after tile, cell after cell

@@ -1,10 +1,11 @@
-//! Cells of the index layouts, in scalar code that defines them: i8 indices of a grid, whole (index8) or as codes of 3 or
-//! 4 bits (index3, index4) whose palette has the group's commonest indices. Goes in: whole cells of a tile. Comes out:
+//! Cells of the index layouts, in scalar code that defines them: i8 indices of a grid, whole (index8), in 4 bits (int4), or
+//! as codes of 3 or 4 bits (index3, index4) whose palette has the group's commonest indices. Goes in: whole cells of a tile. Comes out:
 //! cells and escapes; and back. Codes are packed as those of exact11 and exact12; there are no low bytes. Next in the
 //! flow: escapes.rs.
 
 use crate::cell::{BLOCK_WEIGHTS, CELL_BLOCKS, CELL_COLS, PaddedCell, TileRows, block_position};
 use crate::exact::{CellCodes, Palette, list_escapes, mask_of};
+use crate::exact12;
 
 /// Indices of a cell, in the order of blocks.
 type Blocks = [[u8; BLOCK_WEIGHTS]; CELL_BLOCKS];
@@ -20,6 +21,20 @@ pub(crate) fn encode8(rows: TileRows<'_>, cells: &mut [u8]) {
 pub(crate) fn decode8(cell: &[u8; 512], rows: &mut [u8; 512]) {
     let (blocks, _) = cell.as_chunks();
     store(blocks.try_into().expect("eight blocks"), rows);
+}
+
+/// int4, see [`crate::plain::EncodePlain`]: indices, which are from -8 to 7, plus 8, packed as codes of exact12.
+pub(crate) fn encode4(rows: TileRows<'_>, cells: &mut [u8]) {
+    for (cell_idx, cell) in cells.as_chunks_mut::<256>().0.iter_mut().enumerate() {
+        let codes = load(rows, cell_idx).map(|indices| indices.map(|index| index.wrapping_add(8) & 15));
+        exact12::pack(&codes, cell);
+    }
+}
+
+/// The reverse of [`encode4`] for one cell.
+pub(crate) fn decode4(cell: &[u8; 256], rows: &mut [u8; 512]) {
+    let blocks = exact12::unpack(cell).map(|codes| codes.map(|code| code.wrapping_sub(8)));
+    store(&blocks, rows);
 }
 
 /// index3 and index4, see [`crate::exact::EncodeExact`]: `pack` for the cell's codes and `N` as the escape.

@@ -22,6 +22,8 @@ pub enum Layout {
     Index4,
     /// i8 indices of a grid as 3-bit codes of a palette, with escapes.
     Index3,
+    /// i8 indices of a grid from -8 to 7, in 4 bits each: no palette, no escapes.
+    Int4,
 }
 
 /// One row of the table.
@@ -57,7 +59,7 @@ const fn index(layout: Layout, name: &'static str, id: u8, code_bits: usize) -> 
 }
 
 /// In the order of the enum.
-static LAYOUTS: [Row; 8] = [
+static LAYOUTS: [Row; 9] = [
     plain(Layout::F32, "f32", 1, "F32", 4),
     plain(Layout::F16, "f16", 2, "F16", 2),
     plain(Layout::Bf16, "bf16", 3, "BF16", 2),
@@ -66,6 +68,7 @@ static LAYOUTS: [Row; 8] = [
     plain(Layout::Index8, "index8", 6, "I8", 1),
     index(Layout::Index4, "index4", 7, 4),
     index(Layout::Index3, "index3", 8, 3),
+    Row { cell_bytes: CELL_WEIGHTS / 2, ..plain(Layout::Int4, "int4", 9, "I8", 1) },
 ];
 
 impl Layout {
@@ -79,7 +82,7 @@ impl Layout {
         LAYOUTS.iter().find(|row| row.name == name).map(|row| row.layout)
     }
 
-    /// `"f32"`, `"f16"`, `"bf16"`, `"exact11"`, `"exact12"`, `"index8"`, `"index4"` or `"index3"`.
+    /// `"f32"`, `"f16"`, `"bf16"`, `"exact11"`, `"exact12"`, `"index8"`, `"index4"`, `"index3"` or `"int4"`.
     pub fn name(self) -> &'static str {
         self.row().name
     }
@@ -109,9 +112,14 @@ impl Layout {
         self.has_palette() && !self.is_index()
     }
 
-    /// Whether what goes in are indices of a grid, whose steps are kept elsewhere: index8, index4 and index3.
+    /// Whether what goes in are indices of a grid, whose steps are kept elsewhere: index8, index4, index3 and int4.
     pub fn is_index(self) -> bool {
         self.row().source == "I8"
+    }
+
+    /// Whether indices can be kept in it: all of them, but for int4.
+    pub fn takes_index(self, index: i8) -> bool {
+        self != Layout::Int4 || (-8..8).contains(&index)
     }
 
     /// Entries of the palette; the code of that value is the escape. 0 where there is no palette.

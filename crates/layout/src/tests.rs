@@ -28,6 +28,7 @@ pub(crate) fn normal_weights(layout: crate::Layout, n: usize, random: &mut Rando
         match layout {
             crate::Layout::F32 => bytes.extend(weight.to_le_bytes()),
             crate::Layout::F16 => bytes.extend(half::f16::from_f32(weight).to_le_bytes()),
+            crate::Layout::Int4 => bytes.push((weight * 100.0).round().clamp(-8.0, 7.0) as i8 as u8),
             _ if layout.is_index() => bytes.push((weight * 200.0).round() as i8 as u8), // entropy about 4 bits
             _ => bytes.extend(half::bf16::from_f32(weight).to_le_bytes()),
         }
@@ -37,7 +38,8 @@ pub(crate) fn normal_weights(layout: crate::Layout, n: usize, random: &mut Rando
 
 /// Random bits: every exponent, infinities, NaN; nearly all of them escapes.
 pub(crate) fn random_weights(layout: crate::Layout, n: usize, random: &mut Random) -> Vec<u8> {
-    (0..n * layout.element_bytes()).map(|_| (random.next() >> 32) as u8).collect()
+    let fit = |byte: u8| if layout == crate::Layout::Int4 { (byte >> 4).wrapping_sub(8) } else { byte };
+    (0..n * layout.element_bytes()).map(|_| fit((random.next() >> 32) as u8)).collect()
 }
 
 /// FNV-1a, 64 bits.

@@ -16,7 +16,7 @@ pub(crate) fn is_wide(extremes: Extremes, layout: Layout, src: &[u8]) -> bool {
             let magnitude = u32::from_le_bytes(bytes) & 0x7fff_ffff;
             magnitude != 0 && !(LEAST_EXPONENT << 23..0xff << 23).contains(&magnitude)
         }),
-        Layout::Index8 | Layout::Index4 | Layout::Index3 => false,
+        Layout::Index8 | Layout::Index4 | Layout::Index3 | Layout::Int4 => false,
         // The least half float is 2^-24.
         Layout::F16 => extremes(src).1 >= 0x1f << 10,
         Layout::Bf16 | Layout::Exact11 | Layout::Exact12 => {

@@ -37,7 +37,7 @@ impl Display for ModelReport {
 impl ModelReport {
     fn write_weights(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let heads = ["load s", "bits/weight", "MiB", "peak MiB", "cosine"];
-        write!(f, "\n{:<20}", "weights")?;
+        write!(f, "\n{:<22}", "weights")?;
         heads.iter().try_for_each(|head| write!(f, " {head:>11}"))?;
         writeln!(f)?;
         self.weights.iter().try_for_each(|row| writeln!(f, "{row}"))
@@ -45,7 +45,7 @@ impl ModelReport {
 
     fn write_speed(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let batches = self.rows.first().map(|row| row.decode.as_slice()).unwrap_or_default();
-        write!(f, "\n{:<20} {:>7} {:>21}", "speed", "threads", "prefill")?;
+        write!(f, "\n{:<22} {:>7} {:>21}", "speed", "threads", "prefill")?;
         for batch in batches {
             write!(f, " {:>21}", format!("decode x{}", batch.n_sequences))?;
         }
@@ -57,7 +57,7 @@ impl ModelReport {
             let Spread { median, min, max } = row.rate.per_cpu_second;
             let together = row.rate.per_second.median;
             let mib = self.memory_bytes as f64 / MIB;
-            write!(f, "{:<20} {:>7} ", format!("{} of {mib:.0} MiB", row.operation), row.n_threads)?;
+            write!(f, "{:<22} {:>7} ", format!("{} of {mib:.0} MiB", row.operation), row.n_threads)?;
             writeln!(f, "{median:.2} ({min:.2}-{max:.2}) GB/s per core, {together:.1} together")?;
         }
         Ok(())
@@ -68,14 +68,14 @@ impl ModelReport {
             return Ok(());
         }
         let (what, times, cpu) = ("ratios, of rounds", "of speed", "of speed per CPU time");
-        writeln!(f, "\n{what:<20} {:>7} {:<11} {:<20} {times:>18} {cpu:>22}", "threads", "", "to")?;
+        writeln!(f, "\n{what:<22} {:>7} {:<11} {:<20} {times:>18} {cpu:>22}", "threads", "", "to")?;
         self.ratios.iter().try_for_each(|ratio| writeln!(f, "{ratio}"))
     }
 }
 
 impl Display for WeightsReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<20}", self.tool)?;
+        write!(f, "{:<22}", self.tool)?;
         if let Some(note) = &self.note {
             return write!(f, " {note}");
         }
@@ -94,7 +94,7 @@ impl Display for WeightsReport {
 impl ModelRow {
     /// The row, with a cell for each size of batch.
     fn write(&self, f: &mut Formatter<'_>, batches: impl Iterator<Item = usize>) -> fmt::Result {
-        write!(f, "{:<20} {:>7} {:>21}", self.tool, self.n_threads, cell(&self.prefill.tokens_per_second))?;
+        write!(f, "{:<22} {:>7} {:>21}", self.tool, self.n_threads, cell(&self.prefill.tokens_per_second))?;
         for n_sequences in batches {
             let found = self.decode.iter().find(|batch| batch.n_sequences == n_sequences);
             write!(f, " {:>21}", found.map_or(String::new(), |batch| cell(&batch.speed.tokens_per_second)))?;
@@ -109,7 +109,7 @@ impl Display for ModelRatio {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let cell = |spread: &Spread| format!("{:.2} ({:.2}-{:.2})", spread.median, spread.min, spread.max);
         let (wall, cpu) = (cell(&self.per_second), cell(&self.per_cpu_second));
-        write!(f, "{:<20} {:>7} {:<11} {:<20} {wall:>18} {cpu:>22}", self.tool, self.n_threads, self.what, self.to)
+        write!(f, "{:<22} {:>7} {:<11} {:<20} {wall:>18} {cpu:>22}", self.tool, self.n_threads, self.what, self.to)
     }
 }
 

@@ -80,12 +80,14 @@ pub fn write(archive: &Path, original: &Path, args: &ExactArgs, ui: &Ui) -> Resu
         writer: WRITER.to_owned(),
         kind: Kind::Exact,
         method: None,
+        precision: Vec::new(),
         sizes: Sizes {
             original_bytes,
             archive_bytes: files.iter().map(|file| file.bytes).sum(),
             ..matrix_sizes(archive, args, ui)?
         },
         files,
+        refinement: Vec::new(),
         evidence,
         free_run,
     };
@@ -141,5 +143,12 @@ fn matrix_sizes(archive: &Path, args: &ExactArgs, ui: &Ui) -> Result<Sizes, Fail
         stored += tensor.stored_bytes.unwrap_or(tensor.bytes); // Opaque shards store tensors as they are.
     }
     let bits_per_weight = 8.0 * stored as f64 / n_weights.max(1) as f64;
-    Ok(Sizes { original_bytes: 0, archive_bytes: 0, n_weights, bits_per_weight })
+    Ok(Sizes {
+        original_bytes: 0,
+        archive_bytes: 0,
+        n_weights,
+        bits_per_weight,
+        refinement_bytes: None,
+        bits_per_weight_with_refinement: None,
+    })
 }

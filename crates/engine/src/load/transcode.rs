@@ -69,20 +69,23 @@ impl Wanted {
         if exact.is_some() || store.grid(&request.name).is_none() {
             return layout_for(entry, exact.or(self.fastest).unwrap_or(Layout::Bf16));
         }
-        self.asked.map_or_else(|| smallest(store, request), Ok)
+        self.asked.map_or_else(|| smallest(store, request, true), Ok)
     }
 }
 
-/// The index layout that takes the fewest bits, by the first rows, the middle ones and the last.
-fn smallest(store: &Store, request: &MatrixRequest) -> Result<Layout> {
+/// The index layout that takes the fewest bits, by the first rows, the middle ones and the last. `is_sure` is false where
+/// some index that was not looked at did not fit.
+fn smallest(store: &Store, request: &MatrixRequest, is_sure: bool) -> Result<Layout> {
+    let mut fits = is_sure;
     let (mut histogram, mut indices) = (Histogram::default(), Vec::new());
     let n_rows = (SAMPLE_INDICES / request.cols).clamp(1, request.rows);
     for first in [0, (request.rows - n_rows) / 2, request.rows - n_rows] {
         indices.resize(n_rows * request.cols, 0);
         store.read_indices(&request.name, first..first + n_rows, &mut indices)?;
         histogram.count_indices(request.cols, n_rows, &indices);
+        fits &= indices.iter().all(|&index| Layout::Int4.takes_index(index as i8));
     }
-    let all = Layout::all().filter(|layout| layout.is_index());
+    let all = Layout::all().filter(|&layout| layout.is_index() && (fits || layout != Layout::Int4));
     let bits = |layout: &Layout| histogram.bits_per_weight(*layout);
     Ok(all.min_by(|a, b| bits(a).total_cmp(&bits(b))).unwrap_or(Layout::Index8))
 }
@@ -128,13 +131,18 @@ pub fn load_matrices(
     let layouts = requests.iter().map(|request| wanted.layout(store, request));
     let mut layouts = layouts.collect::<Result<Vec<Layout>>>()?;
     let mut loaded: Vec<Option<Matrix>> = requests.iter().map(|_| None).collect();
-    // A second round only where a layout with escapes did not suit: weights, or indices, like noise.
+    // A second round only where a layout did not suit: escapes, of weights or indices like noise, or four bits that do
+    // not hold an index.
     while loaded.iter().any(Option::is_none) {
         let missing: Vec<usize> = (0..requests.len()).filter(|&idx| loaded[idx].is_none()).collect();
         let round: Vec<(&MatrixRequest, Layout)> = missing.iter().map(|&idx| (&requests[idx], layouts[idx])).collect();
         let found = load_round(store, &round, n_threads, interrupt, progress)?;
         for (&idx, matrix) in missing.iter().zip(found) {
-            layouts[idx] = if layouts[idx].is_index() { Layout::Index8 } else { Layout::Bf16 };
+            layouts[idx] = match layouts[idx] {
+                Layout::Int4 if matrix.is_none() => smallest(store, &requests[idx], false)?,
+                layout if layout.is_index() => Layout::Index8,
+                _ => Layout::Bf16,
+            };
             loaded[idx] = matrix;
         }
     }
@@ -153,7 +161,7 @@ pub fn checked_entry<'a>(store: &'a Store, request: &MatrixRequest) -> Result<&'
     Ok(entry)
 }
 
-/// Loads each matrix in its layout; `None` where that would take more bytes than the raw one.
+/// Loads each matrix in its layout; `None` where that would take more bytes than the raw one, or cannot be.
 fn load_round(
     store: &Store,
     round: &[(&MatrixRequest, Layout)],
@@ -249,6 +257,11 @@ impl Slot {
         Some(taken)
     }
 
+    /// The layout has no place for what came.
+    fn refuse(&self) {
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner).fits = false;
+    }
+
     /// The matrix, whose groups lie in `memory`; `None` where it did not fit.
     fn finish(self, memory: &Arc<AlignedBytes>, request: &MatrixRequest) -> Result<Option<Matrix>> {
         let Filling { groups, fits, .. } = self.filling.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -299,6 +312,10 @@ impl Worker {
                 widen(entry.dtype, source, &mut self.widened);
                 &self.widened
             };
+            if is_index && source.iter().any(|&index| !geometry.layout().takes_index(index as i8)) {
+                slot.refuse();
+                break;
+            }
             encode_group(geometry.layout(), geometry.cols(), rows.len(), source, &mut self.group)
                 .map_err(|error| FileError::invalid(error.to_string()))
                 .in_tensor(&request.name)?;

@@ -5,7 +5,7 @@
 
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
-use super::index_loaders::{Index3, Index4, Index8};
+use super::index_loaders::{Index3, Index4, Index8, Int4};
 use super::integers;
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scalar::expand_escapes;
@@ -217,6 +217,15 @@ impl Registers for Avx2 {
             let first = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[0]), spread::<15>(codes[0], escapes));
             let second = _mm256_or_si256(_mm256_shuffle_epi8(*palette, codes[1]), spread::<15>(codes[1], escapes));
             [first, second]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn indices_of_nibbles(codes: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let (fifteen, eight) = (_mm256_set1_epi8(15), _mm256_set1_epi8(8));
+            codes.map(|codes| _mm256_sub_epi8(_mm256_and_si256(codes, fifteen), eight))
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
-use super::index_loaders::{Index3, Index4, Index8};
+use super::index_loaders::{Index3, Index4, Index8, Int4};
 use super::integers;
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scratch::Worker;
@@ -190,6 +190,12 @@ impl Registers for Avx512 {
         // The palette is repeated: two more bits of an index do not matter.
         // SAFETY: as the caller says.
         unsafe { Self::highs_of_3(codes, palette, escapes) }
+    }
+
+    #[inline(always)]
+    unsafe fn indices_of_nibbles(codes: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_sub_epi8(_mm512_and_si512(codes, _mm512_set1_epi8(15)), _mm512_set1_epi8(8)) }
     }
 
     /// The magnitude looks up its bf16; -128 has none there.

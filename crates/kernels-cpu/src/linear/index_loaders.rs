@@ -77,6 +77,38 @@ impl<R: Registers> IndexLoader for Index8<R> {
     }
 }
 
+/// Nibbles: indices plus 8.
+pub(crate) struct Int4<R> {
+    cells: Cells<256>,
+    registers: std::marker::PhantomData<R>,
+}
+
+impl<R: Registers> IndexLoader for Int4<R> {
+    const HAS_PALETTE: bool = false;
+    type Registers = R;
+
+    #[inline(always)]
+    unsafe fn new(tile: &Tile<'_>, _escapes: *const u8) -> Self {
+        Int4 { cells: Cells::of(tile), registers: std::marker::PhantomData }
+    }
+
+    #[inline(always)]
+    unsafe fn next_cell(&mut self, ahead: usize) {
+        self.cells.go_on(ahead);
+    }
+
+    #[inline(always)]
+    unsafe fn indices<const BLOCK: usize>(&mut self) -> R::Bytes {
+        // SAFETY: the block's nibbles are in the cell that `next_cell` went to.
+        unsafe { R::indices_of_nibbles(self.cells.codes_of_4::<R, BLOCK>()) }
+    }
+
+    #[inline(always)]
+    fn is_small(&self) -> bool {
+        true
+    }
+}
+
 /// Codes of 4 bits; escapes were expanded before.
 pub(crate) struct Index4<R: Registers> {
     cells: Cells<256>,
@@ -104,14 +136,7 @@ impl<R: Registers> IndexLoader for Index4<R> {
     unsafe fn indices<const BLOCK: usize>(&mut self) -> R::Bytes {
         // SAFETY: the block's codes are in the cell that `next_cell` went to. Each weight takes one escape at most, so
         // that `escapes` is not beyond the weights of the tile, and 64 bytes can be read there.
-        unsafe {
-            let codes = if BLOCK.is_multiple_of(2) {
-                R::load_bytes(self.cells.line::<R>(32 * BLOCK))
-            } else {
-                R::shift_right::<4>(R::load_bytes(self.cells.at(32 * (BLOCK - 1))))
-            };
-            R::bytes_of_4(codes, &self.palette, &mut self.escapes)
-        }
+        unsafe { R::bytes_of_4(self.cells.codes_of_4::<R, BLOCK>(), &self.palette, &mut self.escapes) }
     }
 
     #[inline(always)]

@@ -41,6 +41,8 @@ pub(crate) trait Registers {
     unsafe fn highs_of_3(codes: Self::Bytes, palette: &Self::Palette, escapes: &mut *const u8) -> Self::Bytes;
     /// Bytes of codes in the lower four bits; code 15 takes the next of `escapes`, which has 64 bytes more.
     unsafe fn bytes_of_4(codes: Self::Bytes, palette: &Self::Palette, escapes: &mut *const u8) -> Self::Bytes;
+    /// The lower four bits less 8.
+    unsafe fn indices_of_nibbles(codes: Self::Bytes) -> Self::Bytes;
     /// i8 as bf16, in the order of [`Registers::unpack`].
     unsafe fn pairs_of_indices(indices: Self::Bytes) -> [Self::Pairs; 2];
     /// The same, where `is_small` says that all are from -32 to 31.
@@ -127,10 +129,19 @@ impl<const BYTES: usize> Cells<BYTES> {
         line
     }
 
-    /// Byte `at` of the cell.
+    /// The codes of a block in the lower four bits, of a cell that begins with vectors of two blocks' each.
+    ///
+    /// # Safety
+    /// As [`Registers`]; the cell that [`Cells::go_on`] went to is there.
     #[inline(always)]
-    pub(super) fn at(&self, at: usize) -> *const u8 {
-        self.cell.wrapping_add(at)
+    pub(super) unsafe fn codes_of_4<R: Registers, const BLOCK: usize>(&self) -> R::Bytes {
+        // SAFETY: 64 bytes of the cell.
+        unsafe {
+            match BLOCK % 2 {
+                0 => R::load_bytes(self.line::<R>(32 * BLOCK)),
+                _ => R::shift_right::<4>(R::load_bytes(self.cell.wrapping_add(32 * (BLOCK - 1)))),
+            }
+        }
     }
 }
 
@@ -300,12 +311,7 @@ impl<R: Registers> PairLoader for Exact12<R> {
     unsafe fn pairs<const BLOCK: usize>(&mut self) -> [R::Pairs; 2] {
         // SAFETY: the block's codes and its 64 low bytes are in the cell that `next_cell` went to.
         unsafe {
-            let codes = if BLOCK.is_multiple_of(2) {
-                R::load_bytes(self.cells.line::<R>(32 * BLOCK))
-            } else {
-                R::shift_right::<4>(R::load_bytes(self.cells.cell.wrapping_add(32 * (BLOCK - 1))))
-            };
-            let high = R::highs_of_4(codes, &self.palette, &mut self.raw);
+            let high = R::highs_of_4(self.cells.codes_of_4::<R, BLOCK>(), &self.palette, &mut self.raw);
             R::unpack(R::load_bytes(self.cells.line::<R>(256 + 64 * BLOCK)), high)
         }
     }
@@ -334,6 +340,7 @@ macro_rules! dispatch {
                         Layout::Index8 => multiply_tiles::<Words<Index8<$registers>>>(tiles, input, worker, n_done),
                         Layout::Index4 => multiply_tiles::<Words<Index4<$registers>>>(tiles, input, worker, n_done),
                         Layout::Index3 => multiply_tiles::<Words<Index3<$registers>>>(tiles, input, worker, n_done),
+                        Layout::Int4 => multiply_tiles::<Words<Int4<$registers>>>(tiles, input, worker, n_done),
                     }
                 }
                 n_done += tiles.len();
@@ -355,6 +362,7 @@ macro_rules! dispatch {
                     Layout::Index8 => decode_tile_row::<Words<Index8<$registers>>>(tile, row, worker, out),
                     Layout::Index4 => decode_tile_row::<Words<Index4<$registers>>>(tile, row, worker, out),
                     Layout::Index3 => decode_tile_row::<Words<Index3<$registers>>>(tile, row, worker, out),
+                    Layout::Int4 => decode_tile_row::<Words<Int4<$registers>>>(tile, row, worker, out),
                 }
             }
         }

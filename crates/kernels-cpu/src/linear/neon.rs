@@ -5,7 +5,7 @@
 
 use super::LinearKernels;
 use super::fma::{self, Floats, Lanes, Loader};
-use super::index_loaders::{Index3, Index4, Index8};
+use super::index_loaders::{Index3, Index4, Index8, Int4};
 use super::integers;
 use super::loaders::{Bf16, Exact11, Exact12, Halves, Raw, Registers, Words, dispatch};
 use super::scalar::expand_escapes;
@@ -270,6 +270,17 @@ impl Registers for Neon {
                     let codes = vandq_u8(codes[idx], vdupq_n_u8(15));
                     vorrq_u8(vqtbl1q_u8(*palette, codes), spread::<15>(codes, escapes))
                 },
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn indices_of_nibbles(codes: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+        // SAFETY: as above.
+        unsafe {
+            each(
+                #[inline(always)]
+                |idx| vsubq_u8(vandq_u8(codes[idx], vdupq_n_u8(15)), vdupq_n_u8(8)),
             )
         }
     }

@@ -109,7 +109,7 @@ impl<'a> Cells<'a> {
                 }
             }
             Layout::Exact11 | Layout::Exact12 => self.decode_exact(cell, weights),
-            Layout::Index8 | Layout::Index4 | Layout::Index3 => self.decode_indices(cell, weights),
+            Layout::Index8 | Layout::Index4 | Layout::Index3 | Layout::Int4 => self.decode_indices(cell, weights),
         }
     }
 
@@ -131,6 +131,7 @@ impl<'a> Cells<'a> {
             for i in 0..BLOCK_WEIGHTS {
                 let index = match self.tile.layout {
                     Layout::Index8 => cell[block_idx * BLOCK_WEIGHTS + i],
+                    Layout::Int4 => code_of_4_bits(cell, block_idx, i).wrapping_sub(8),
                     _ => self.byte_of_code(cell, block_idx, i),
                 };
                 weights[place(block_idx, i)] = f32::from(index as i8);
@@ -142,7 +143,7 @@ impl<'a> Cells<'a> {
     fn byte_of_code(&mut self, codes: &[u8], block_idx: usize, i: usize) -> u8 {
         let code = match self.tile.layout {
             Layout::Exact11 | Layout::Index3 => code_of_3_bits(codes, block_idx, i),
-            _ => codes[block_idx / 2 * BLOCK_WEIGHTS + i] >> (4 * (block_idx % 2)) & 15,
+            _ => code_of_4_bits(codes, block_idx, i),
         };
         match usize::from(code) < self.tile.layout.n_palette() {
             true => self.tile.palette[usize::from(code)],
@@ -163,6 +164,10 @@ fn place(block_idx: usize, i: usize) -> usize {
     let (lane, half, row, odd) = (i >> 4, i >> 3 & 1, i >> 1 & 3, i & 1);
     let (row, col) = (4 * lane + row, 4 * block_idx + 2 * half + odd);
     col * TILE_ROWS + row
+}
+
+fn code_of_4_bits(codes: &[u8], block_idx: usize, i: usize) -> u8 {
+    codes[block_idx / 2 * BLOCK_WEIGHTS + i] >> (4 * (block_idx % 2)) & 15
 }
 
 fn code_of_3_bits(codes: &[u8], block_idx: usize, i: usize) -> u8 {

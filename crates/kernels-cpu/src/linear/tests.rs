@@ -78,6 +78,7 @@ fn draw_weights(layout: Layout, values: Values, n_weights: usize, random: &mut R
                     Values::Plain | Values::Sparse => (random.normal() * 4.0).round() as i8,
                     Values::Wide | Values::Any => random.next() as i8,
                 };
+                let index = if layout == Layout::Int4 { index << 4 >> 4 } else { index };
                 bytes.push(index as u8);
                 weights.push(f32::from(index));
             }

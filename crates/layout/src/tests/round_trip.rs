@@ -100,6 +100,11 @@ fn every_index() {
     let indices: Vec<u8> = (0..256 * 64).map(|idx| (idx * 7 + idx / 256) as u8).collect();
     for (n_rows, cols) in [(64, 256), (256, 64), (16, 1024)] {
         for layout in Layout::all().filter(|layout| layout.is_index()) {
+            if layout == Layout::Int4 {
+                let refused = encode_group(layout, cols, n_rows, &indices, &mut Vec::new());
+                assert!(matches!(refused, Err(Error::InvalidArgument(_))));
+                continue;
+            }
             let group = check_group(layout, cols, n_rows, &indices);
             assert!(!GroupView::parse(layout, cols, &group).unwrap().is_wide());
         }
@@ -112,7 +117,7 @@ fn indices_are_laid_out_as_defined() {
     let (n_rows, cols) = (16, 32);
     let index = |row: usize, col: usize| (row * 5 + col * 3) as u8 % 7;
     let src: Vec<u8> = (0..n_rows * cols).map(|idx| index(idx / cols, idx % cols)).collect();
-    let groups = [Layout::Index8, Layout::Index4, Layout::Index3]
+    let groups = [Layout::Index8, Layout::Index4, Layout::Index3, Layout::Int4]
         .map(|layout| (layout, check_group(layout, cols, n_rows, &src)));
     for (layout, group) in &groups {
         let view = GroupView::parse(*layout, cols, group).unwrap();
@@ -122,6 +127,7 @@ fn indices_are_laid_out_as_defined() {
                 let (row, col) = block_position(block, i);
                 let found = match layout {
                     Layout::Index8 => cell[64 * block + i],
+                    Layout::Int4 => (cell[block / 2 * 64 + i] >> (block % 2 * 4) & 15).wrapping_sub(8),
                     Layout::Index4 => view.palette()[usize::from(cell[block / 2 * 64 + i] >> (block % 2 * 4) & 15)],
                     _ => {
                         let (a, b, c) = (cell[i], cell[64 + i], cell[128 + i]);
@@ -234,6 +240,7 @@ proptest! {
             for byte in &mut src {
                 if random.next() >> 40 & 0xff < (1 << spread) - 1 {
                     *byte = (random.next() >> 32) as u8;
+                    *byte = if layout == Layout::Int4 { (*byte & 15).wrapping_sub(8) } else { *byte };
                 }
             }
             check_group(layout, cols, n_rows, &src);
@@ -266,5 +273,6 @@ fn golden() {
     check(Layout::Index4, 40, 100, 0x8a6f_212b_6513_bb38);
     check(Layout::Index3, 40, 100, 0x0e85_e682_498d_5418);
     check(Layout::Index4, 77, 5000, 0x1740_d852_259d_be99);
+    check(Layout::Int4, 40, 100, 0xa426_9d0b_4d84_804f);
     assert!(is_right, "found those above");
 }

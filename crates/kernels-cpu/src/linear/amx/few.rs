@@ -7,7 +7,7 @@
 use super::{CELL_BYTES, CELL_LINES, CellLoader, Decoded, Stored};
 use crate::input::Input;
 use crate::linear::fma::{self, Distance};
-use crate::linear::index_loaders::{Index3, Index4, Index8};
+use crate::linear::index_loaders::{Index3, Index4, Index8, Int4};
 use crate::linear::loaders::{Exact11, Exact12};
 use crate::linear::scratch::Worker;
 use crate::linear::tile::Tile;
@@ -31,6 +31,7 @@ pub(super) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
                 Layout::Index8 => multiply_tiles::<Decoded<Index8<_>>>(tiles, input, worker, n_done),
                 Layout::Index4 => multiply_tiles::<Decoded<Index4<_>>>(tiles, input, worker, n_done),
                 Layout::Index3 => multiply_tiles::<Decoded<Index3<_>>>(tiles, input, worker, n_done),
+                Layout::Int4 => multiply_tiles::<Decoded<Int4<_>>>(tiles, input, worker, n_done),
                 _ => multiply_tiles::<Stored>(tiles, input, worker, n_done),
             }
         }

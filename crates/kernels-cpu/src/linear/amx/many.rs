@@ -7,7 +7,7 @@
 use super::{Avx512, CELL_BYTES, CELL_LINES, CellLoader, Decoded, TILE_TOKENS};
 use crate::input::{Input, Line};
 use crate::linear::fma::AHEAD_BYTES;
-use crate::linear::index_loaders::{Index3, Index4, Index8};
+use crate::linear::index_loaders::{Index3, Index4, Index8, Int4};
 use crate::linear::loaders::{Exact11, Exact12};
 use crate::linear::scratch::{MAX_TILES, Sums, Worker};
 use crate::linear::tile::Tile;
@@ -26,6 +26,7 @@ enum Source {
     Index8(Decoded<Index8<Avx512>>),
     Index4(Decoded<Index4<Avx512>>),
     Index3(Decoded<Index3<Avx512>>),
+    Int4(Decoded<Int4<Avx512>>),
     Stored(*const u8),
 }
 
@@ -42,6 +43,7 @@ impl Source {
                 Layout::Index8 => Source::Index8(Decoded::new(tile, escapes)),
                 Layout::Index4 => Source::Index4(Decoded::new(tile, escapes)),
                 Layout::Index3 => Source::Index3(Decoded::new(tile, escapes)),
+                Layout::Int4 => Source::Int4(Decoded::new(tile, escapes)),
                 _ => Source::Stored(tile.cells.as_ptr()),
             }
         }
@@ -62,6 +64,7 @@ impl Source {
                 Source::Index8(loader) => decode(loader, run),
                 Source::Index4(loader) => decode(loader, run),
                 Source::Index3(loader) => decode(loader, run),
+                Source::Int4(loader) => decode(loader, run),
                 Source::Stored(next) => {
                     let cells = *next;
                     *next = next.wrapping_add(n_cells * CELL_BYTES);

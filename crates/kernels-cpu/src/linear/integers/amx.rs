@@ -13,7 +13,7 @@ use super::dots::{self, Decoder, RUN_LINES};
 use super::scalar::RUN_CELLS;
 use crate::input::{Input, Integers, Line, Run, WORD_TOKENS};
 use crate::linear::avx512::{Avx512, available, expand_escapes};
-use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader};
+use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader, Int4};
 use crate::linear::scratch::Worker;
 use crate::linear::tile::Tile;
 use crate::linear::tiles::{self, Config};
@@ -43,6 +43,7 @@ pub(in crate::linear) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mu
                 Layout::Index8 => multiply_tile::<Index8<_>>(tile, input, worker, idx),
                 Layout::Index4 => multiply_tile::<Index4<_>>(tile, input, worker, idx),
                 Layout::Index3 => multiply_tile::<Index3<_>>(tile, input, worker, idx),
+                Layout::Int4 => multiply_tile::<Int4<_>>(tile, input, worker, idx),
                 _ => unreachable!("int8 activations are for indices: checked by `linear`"),
             }
         }

@@ -7,7 +7,7 @@ use super::dots::{self, Dots, dispatch_integers};
 use crate::input::{Input, Integers, Line, Run};
 use crate::linear::avx2::{Avx2, Ymms, available};
 use crate::linear::fma;
-use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader};
+use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader, Int4};
 use crate::linear::scalar::expand_escapes;
 use crate::linear::scratch::{MAX_TILES, Worker};
 use crate::linear::tile::Tile;

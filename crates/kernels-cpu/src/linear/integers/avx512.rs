@@ -7,7 +7,7 @@ use super::dots::{self, Dots, dispatch_integers};
 use crate::input::{Input, Integers, Line, Run};
 use crate::linear::avx512::{Avx512, Zmm, available, expand_escapes};
 use crate::linear::fma;
-use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader};
+use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader, Int4};
 use crate::linear::scratch::{MAX_TILES, Worker};
 use crate::linear::tile::Tile;
 use netweight_layout::{Layout, TILE_ROWS};

@@ -421,6 +421,7 @@ macro_rules! dispatch_integers {
                         Layout::Index8 => multiply_tiles::<Index8<$registers>>(tiles, input, worker, n_done),
                         Layout::Index4 => multiply_tiles::<Index4<$registers>>(tiles, input, worker, n_done),
                         Layout::Index3 => multiply_tiles::<Index3<$registers>>(tiles, input, worker, n_done),
+                        Layout::Int4 => multiply_tiles::<Int4<$registers>>(tiles, input, worker, n_done),
                         _ => unreachable!("int8 activations are for indices: checked by `linear`"),
                     }
                 }

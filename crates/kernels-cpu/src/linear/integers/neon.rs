@@ -6,7 +6,7 @@
 use super::dots::{self, Dots, dispatch_integers};
 use crate::input::{Input, Integers, Line, Run};
 use crate::linear::fma;
-use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader};
+use crate::linear::index_loaders::{Index3, Index4, Index8, IndexLoader, Int4};
 use crate::linear::neon::{Neon, Quads, available, each};
 use crate::linear::scalar::expand_escapes;
 use crate::linear::scratch::{MAX_TILES, Worker};

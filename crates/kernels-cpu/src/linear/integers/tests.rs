@@ -32,18 +32,21 @@ fn dot(indices: &[i8], x: &[f32]) -> f32 {
     sum
 }
 
-fn draw(indices: Indices, n: usize, random: &mut Random) -> Vec<i8> {
+/// Those of int4 have lost their upper bits.
+fn draw(layout: Layout, indices: Indices, n: usize, random: &mut Random) -> Vec<i8> {
     let index = |_| match indices {
         Indices::Normal => (random.normal() * 4.0).round() as i8,
         Indices::Any => random.next() as i8,
+        Indices::Least if layout == Layout::Int4 => -8,
         Indices::Least => -128,
     };
-    (0..n).map(index).collect()
+    let fit = |index: i8| if layout == Layout::Int4 { index << 4 >> 4 } else { index };
+    (0..n).map(index).map(fit).collect()
 }
 
 /// All instruction sets and all of `n_tokens` give the definition's bits, in one call of two matrices.
 fn check(layout: Layout, indices: Indices, (rows, cols): (usize, usize), all_n_tokens: &[usize], random: &mut Random) {
-    let [first, second] = [rows, 5].map(|rows| draw(indices, rows * cols, random));
+    let [first, second] = [rows, 5].map(|rows| draw(layout, indices, rows * cols, random));
     let encode = |rows: usize, indices: &[i8]| {
         let bytes: Vec<u8> = indices.iter().map(|&index| index as u8).collect();
         Matrix::encode(layout, rows, cols, &bytes).unwrap()
@@ -134,7 +137,7 @@ fn damaged_cells_stay_inside() {
     let x = vec![1.0; 20 * cols];
     for layout in index_layouts().filter(|layout| layout.has_palette()) {
         let bytes: Vec<u8> =
-            draw(Indices::Normal, n_rows * cols, &mut random).into_iter().map(|index| index as u8).collect();
+            draw(layout, Indices::Normal, n_rows * cols, &mut random).into_iter().map(|index| index as u8).collect();
         let mut group = Vec::new();
         netweight_layout::encode_group(layout, cols, n_rows, &bytes, &mut group).unwrap();
         let cells_at = u32::from_le_bytes(group[24..28].try_into().unwrap()) as usize;
@@ -157,7 +160,7 @@ fn the_error_is_small() {
     let mut random = Random(0x0dd0_0dd0_0dd0_0dd1);
     let cols = 4096;
     for (outlier, most) in [(1.0, 0.008), (30.0, 0.02)] {
-        let indices = draw(Indices::Normal, 200 * cols, &mut random);
+        let indices = draw(Layout::Index8, Indices::Normal, 200 * cols, &mut random);
         let x: Vec<f32> = (0..cols).map(|col| random.normal() * if col % 100 == 0 { outlier } else { 1.0 }).collect();
         let (mut error, mut power) = (0.0, 0.0);
         for indices in indices.chunks(cols) {
