@@ -86,7 +86,7 @@ pub enum Verb {
     /// Compress, verify and restore the bundled model, compare every file, and run it
     Demo(demo::Args),
     /// Measure speed and size beside other compressors, in one run
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Write a synthetic checkpoint with the statistics of trained weights
     Synth(synth::Args),
     /// Print a completion script for a shell

@@ -5,8 +5,8 @@ use std::path::Path;
 use ed25519_dalek::SigningKey;
 use netweight_card as card;
 use netweight_card::{
-    CARD_NAME, Card, Evidence, FileDigest, FreeRun, Kind, MatrixPrecision, Method, OtherAllocation, Role, Signed, Sizes,
-    Text, digests, free_run, measure,
+    CARD_NAME, Card, Evidence, FileDigest, FreeRun, Kind, MatrixPrecision, Method, OtherAllocation, Role, Signed,
+    Sizes, Text, digests, free_run, measure,
 };
 use netweight_container::{AtomicFile, Checkpoint, REFINEMENT_SUFFIX};
 use netweight_engine::{AnyDecoder, DeviceChoice, Interrupt, LoadOptions, Precision};
