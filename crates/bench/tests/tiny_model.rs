@@ -79,7 +79,7 @@ fn indices_are_measured_beside_weights() {
     let archive = dir.path().join("archive");
     let (name, rows, cols) = ("lm_head.weight", 4096, 256);
     let indices = (0..rows * cols).map(|idx| (idx * 7919 % 15) as i8 - 7).collect();
-    let grid = Grid { rows, cols, indices, row_steps: vec![0.0078125; rows], col_steps: vec![1.0; cols] };
+    let grid = Grid { rows, cols, indices, row_steps: vec![0.010_009_766; rows], col_steps: vec![1.0; cols] };
     let grids = BTreeMap::from([(name.to_owned(), Arc::new(grid))]);
     netweight_pack::compress_grids(&tiny().model, &archive, &grids, &Default::default(), &netweight_pack::Silent)
         .unwrap();
