@@ -223,6 +223,21 @@ fn what_cannot_be_met_writes_nothing() {
     refused(args![], 2, "--bits");
 }
 
+/// German, for a model that read English.
+#[test]
+fn text_of_another_kind_is_warned_of() {
+    let work = scratch();
+    let text = work.path().join("german.txt");
+    let words =
+        ["Der", "Zweck", "heiligt", "nicht", "jedes", "Mittel,", "sprach", "\u{fc}brigens", "der", "K\u{f6}nig."];
+    let german: String = (0..30_000).map(|idx| format!("{} ", words[idx * idx % 97 % words.len()])).collect();
+    std::fs::write(&text, german).unwrap();
+    let to = work.path().join("to");
+    let ran = finish(&mut tune(&to, args!["--bits", "6", "--calibration", text])).code(0);
+    assert!(ran.stderr.contains("differ in kind or language"), "{ran:?}");
+    run(args!["audit", to]).ok();
+}
+
 #[test]
 fn places_that_are_taken() {
     let work = scratch();

@@ -24,6 +24,8 @@ use crate::ui::Ui;
 
 /// Prompts, their tokens, and tokens that are said after each.
 const FREE_RUN: [usize; 3] = [16, 64, 64];
+/// Nats by which texts of one kind may differ: two novels differ by 0.3 for a small model that read one of them.
+const LARGEST_GAP: f64 = 0.7;
 /// What quantised, in words.
 const QUANTIZER: &str = "uniform grid with steps by row and column, errors fed back by the input's second moments \
                          (GPTQ), rounding by rate and distortion, entropy coded";
@@ -243,6 +245,21 @@ pub fn failed(error: card::Error) -> Failure {
         Error::Signature(_) => Failure::new(FailureKind::Damaged, error.to_string(), hint),
         error => Failure::new(FailureKind::Input, error.to_string(), hint),
     }
+}
+
+/// A warning, where the calibration text is of another kind than the held-out one: the original finds one of them much
+/// harder.
+pub fn gap(card: &Card) -> Option<String> {
+    let calibrated = card.method.as_ref()?.calibration.mean_nll;
+    let held_out = card.evidence.iter().find(|evidence| evidence.role == Role::HeldOut)?;
+    let gap = held_out.model.original_perplexity.ln() - calibrated;
+    (gap.abs() > LARGEST_GAP).then(|| {
+        format!(
+            "warning: the original loses {calibrated:.2} nats a token on the calibration text and {:.2} on the held-out \
+             text: these differ in kind or language; calibrate on text such as the model is for",
+            calibrated + gap
+        )
+    })
 }
 
 /// What a card says, for people.

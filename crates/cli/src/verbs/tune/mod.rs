@@ -18,7 +18,7 @@ use crate::bar::Bar;
 use crate::failure::{Failure, Kind, Reads};
 use crate::models;
 use crate::signals;
-use crate::ui::Ui;
+use crate::ui::{Ui, complain};
 use crate::units::{bytes, duration, grouped, percent};
 use crate::verbs::Outcome;
 pub use evidence::{Witnesses, read_key as read_private_key, write_card};
@@ -145,6 +145,7 @@ pub fn run(args: &Args, ui: &Ui) -> Outcome {
                 evidence::write_card(&path, &card, key.as_ref())?;
                 move_archive(&path, &args.output, args.force)
                     .map_err(|error| Failure::reading(error, Reads::Checkpoint))?;
+                evidence::gap(&card).iter().for_each(|warning| complain(warning));
                 let value = serde_json::to_value(&card).unwrap_or_default();
                 let document = json!({ "card": value, "seconds": begin.elapsed().as_secs_f64() });
                 ui.summary("tune", &document, || summary(args, &found, &report, &card, begin.elapsed().as_secs_f64()))?;
