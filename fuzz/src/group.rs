@@ -71,7 +71,10 @@ pub(crate) fn decode_seeds() -> Vec<Vec<u8>> {
             // Weights alone, and some with every high byte among them.
             let weights = make::weights(len, 11);
             let mixed = [&weights[..len / 2], &noise[..len - len / 2]].concat();
-            for src in [weights, mixed] {
+            for mut src in [weights, mixed] {
+                if layout == Layout::Int4 {
+                    src.iter_mut().for_each(|byte| *byte = (byte.cast_signed() >> 4).cast_unsigned());
+                }
                 let mut group = vec![];
                 encode_group(layout, cols, n_rows, &src, &mut group).expect("a good shape");
                 let [cols, n_rows] = [cols, n_rows].map(|n| (n as u16).to_le_bytes());
