@@ -7,30 +7,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Tensor, problems, read_folder, safetensors, tensor, try_restore, weights, write_folder};
+use common::{Random, Tensor, bf16, problems, read_folder, safetensors, tensor, try_restore, weights, write_folder};
 use netweight_container::ErrorKind;
 use netweight_pack::{Archive, ArchiveShard, CompressOptions, InspectOptions, Layout, Silent, compress_grids, inspect};
 use netweight_tensor::Grid;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn normal(&mut self) -> f32 {
-        (0..12).map(|_| (self.next() >> 40) as f32 / 16_777_216.0).sum::<f32>() - 6.0
-    }
-}
-
-fn bf16(value: f32) -> f32 {
-    f32::from_bits(value.to_bits() & 0xffff_0000)
-}
 
 /// Normal weights times `spread(row)`, on a grid whose steps are `step` of a weight's deviation on the average.
 fn grid(rows: usize, cols: usize, step: f32, spread: impl Fn(usize) -> f32, seed: u64) -> Grid {

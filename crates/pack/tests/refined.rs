@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{Tensor, problems, read_folder, safetensors, tensor, try_restore, weights, write_folder};
+use common::{Random, Tensor, bf16, problems, read_folder, safetensors, tensor, try_restore, weights, write_folder};
 use netweight_container::ErrorKind;
 use netweight_pack::{
     Archive, CompressOptions, InspectOptions, Report, RestoreOptions, Silent, VerifyOptions, VerifyReport, compress,
@@ -17,26 +17,6 @@ use netweight_tensor::Grid;
 
 type GridMap = BTreeMap<String, Arc<Grid>>;
 type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn normal(&mut self) -> f32 {
-        (0..12).map(|_| (self.next() >> 40) as f32 / 16_777_216.0).sum::<f32>() - 6.0
-    }
-}
-
-fn bf16(value: f32) -> f32 {
-    f32::from_bits(value.to_bits() & 0xffff_0000)
-}
 
 /// Normal weights and a grid that is wrong by about half a step, as error feedback leaves it.
 fn matrix(rows: usize, cols: usize, seed: u64) -> (Vec<f32>, Grid) {

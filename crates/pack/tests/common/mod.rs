@@ -108,6 +108,28 @@ pub fn read_folder(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
+/// xorshift64*.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// About normal: twelve even numbers.
+    pub fn normal(&mut self) -> f32 {
+        (0..12).map(|_| (self.next() >> 40) as f32 / 16_777_216.0).sum::<f32>() - 6.0
+    }
+}
+
+/// Cut to bf16.
+pub fn bf16(value: f32) -> f32 {
+    f32::from_bits(value.to_bits() & 0xffff_0000)
+}
+
 /// Archives a single file, checks everything about it, and gives the archive's bytes.
 pub fn round_trip(name: &str, original: &[u8]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();

@@ -17,34 +17,7 @@ use std::arch::x86_64::*;
 /// Tokens whose sums fit registers: up to four registers each, of 16.
 const MAX_TOKENS: usize = 2;
 
-dispatch_integers!(Avx2, expand_escapes);
-
-/// # Safety
-/// As [`dots::multiply`].
-#[target_feature(enable = "avx2,fma,f16c,popcnt")]
-unsafe fn multiply_tiles<I: IndexLoader<Registers = Avx2>>(
-    tiles: &[Tile<'_>],
-    input: &Input,
-    worker: &mut Worker,
-    first_tile: usize,
-) {
-    // SAFETY: as the caller says.
-    unsafe { dots::multiply::<I, MAX_TOKENS>(tiles, input, worker, first_tile, multiply_stored) };
-}
-
-/// # Safety
-/// As [`dots::multiply_stored`].
-#[target_feature(enable = "avx2,fma,f16c,popcnt")]
-unsafe fn multiply_stored(
-    stored: &[Line<[f32; 16]>],
-    first_run: usize,
-    n_cells: usize,
-    input: &Integers,
-    sums: &mut [Line<[f32; TILE_ROWS]>],
-) {
-    // SAFETY: as the caller says.
-    unsafe { dots::multiply_stored::<Avx2>(stored, first_run, n_cells, input, sums) };
-}
+dispatch_integers!(Avx2, "avx2,fma,f16c,popcnt", expand_escapes);
 
 impl Dots for Avx2 {
     const FLIP: u8 = 0;

@@ -16,34 +16,11 @@ use std::arch::x86_64::*;
 /// Tokens whose sums fit registers: three registers each, of 32.
 const MAX_TOKENS: usize = 8;
 
-dispatch_integers!(Avx512, expand_escapes);
-
-/// # Safety
-/// As [`dots::multiply`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,popcnt")]
-unsafe fn multiply_tiles<I: IndexLoader<Registers = Avx512>>(
-    tiles: &[Tile<'_>],
-    input: &Input,
-    worker: &mut Worker,
-    first_tile: usize,
-) {
-    // SAFETY: as the caller says.
-    unsafe { dots::multiply::<I, MAX_TOKENS>(tiles, input, worker, first_tile, multiply_stored) };
-}
-
-/// # Safety
-/// As [`dots::multiply_stored`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,popcnt")]
-unsafe fn multiply_stored(
-    stored: &[Line<[f32; 16]>],
-    first_run: usize,
-    n_cells: usize,
-    input: &Integers,
-    sums: &mut [Line<[f32; TILE_ROWS]>],
-) {
-    // SAFETY: as the caller says.
-    unsafe { dots::multiply_stored::<Avx512>(stored, first_run, n_cells, input, sums) };
-}
+dispatch_integers!(
+    Avx512,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,popcnt",
+    expand_escapes
+);
 
 impl Dots for Avx512 {
     const FLIP: u8 = 128;

@@ -401,10 +401,10 @@ unsafe fn add_block<S: Source, const TOKENS: usize, const BLOCK: usize>(
     }
 }
 
-/// `multiply` of an instruction set, from the functions that enable it: `multiply_tiles`, generic over an
-/// [`IndexLoader`].
+/// `multiply` of an instruction set, and the functions that enable its features; of the file that asks: `MAX_TOKENS`, whose
+/// sums fit registers.
 macro_rules! dispatch_integers {
-    ($registers:ty, $expand_escapes:path) => {
+    ($registers:ty, $features:literal, $expand_escapes:path) => {
         /// [`crate::linear::Multiply`].
         pub(in crate::linear) fn multiply(tiles: &[Tile<'_>], input: &Input, worker: &mut Worker) {
             assert!(available() && worker.has_room(input.n_tokens(), input.cols()));
@@ -427,6 +427,33 @@ macro_rules! dispatch_integers {
                 }
                 n_done += tiles.len();
             }
+        }
+
+        /// # Safety
+        /// As [`dots::multiply`].
+        #[target_feature(enable = $features)]
+        unsafe fn multiply_tiles<I: IndexLoader<Registers = $registers>>(
+            tiles: &[Tile<'_>],
+            input: &Input,
+            worker: &mut Worker,
+            first_tile: usize,
+        ) {
+            // SAFETY: as the caller says.
+            unsafe { dots::multiply::<I, MAX_TOKENS>(tiles, input, worker, first_tile, multiply_stored) };
+        }
+
+        /// # Safety
+        /// As [`dots::multiply_stored`].
+        #[target_feature(enable = $features)]
+        unsafe fn multiply_stored(
+            stored: &[Line<[f32; 16]>],
+            first_run: usize,
+            n_cells: usize,
+            input: &Integers,
+            sums: &mut [Line<[f32; TILE_ROWS]>],
+        ) {
+            // SAFETY: as the caller says.
+            unsafe { dots::multiply_stored::<$registers>(stored, first_run, n_cells, input, sums) };
         }
     };
 }

@@ -17,34 +17,7 @@ use std::arch::aarch64::*;
 /// Tokens whose sums fit registers: up to eight registers each, of 32.
 const MAX_TOKENS: usize = 2;
 
-dispatch_integers!(Neon, expand_escapes);
-
-/// # Safety
-/// As [`dots::multiply`].
-#[target_feature(enable = "neon")]
-unsafe fn multiply_tiles<I: IndexLoader<Registers = Neon>>(
-    tiles: &[Tile<'_>],
-    input: &Input,
-    worker: &mut Worker,
-    first_tile: usize,
-) {
-    // SAFETY: as the caller says.
-    unsafe { dots::multiply::<I, MAX_TOKENS>(tiles, input, worker, first_tile, multiply_stored) };
-}
-
-/// # Safety
-/// As [`dots::multiply_stored`].
-#[target_feature(enable = "neon")]
-unsafe fn multiply_stored(
-    stored: &[Line<[f32; 16]>],
-    first_run: usize,
-    n_cells: usize,
-    input: &Integers,
-    sums: &mut [Line<[f32; TILE_ROWS]>],
-) {
-    // SAFETY: as the caller says.
-    unsafe { dots::multiply_stored::<Neon>(stored, first_run, n_cells, input, sums) };
-}
+dispatch_integers!(Neon, "neon", expand_escapes);
 
 impl Dots for Neon {
     const FLIP: u8 = 0;
